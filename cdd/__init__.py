@@ -1,0 +1,3 @@
+"""Conditional Diffusion Distillation in JAX."""
+
+__version__ = '0.1.0'

@@ -1,0 +1,37 @@
+"""The nouns that every layer shares."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Params = dict[str, Array]  # flat: the path of a leaf, joined by dots, to the leaf
+Network = Callable[[Array, Any, Array], Array]  # (z, c, t) -> v
+
+
+class Condition(NamedTuple):
+  """What a sample is conditioned on.
+
+  Attributes:
+    image: [b, h, w, k]; latents of the condition image, or its pixels in [0, 1], as the adapter asks.
+    text: [b, n, d] hidden states of the text encoder.
+  """
+
+  image: Array | None
+  text: Array | None
+
+
+class Batch(NamedTuple):
+  """One draw (x, c) ~ p_data: latents [b, h, w, c] and their conditions."""
+
+  x: Array
+  c: Condition
+
+
+class Nets(NamedTuple):
+  """The networks a loss may call, parameters bound: θ, θ⁻ and the frozen pretrained v_θ."""
+
+  online: Network
+  target: Network | None = None
+  teacher: Network | None = None
