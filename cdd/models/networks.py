@@ -1,0 +1,79 @@
+"""Owns the networks of a run as functions of one flat tree: {'unet.…', 'adapter.…', 'vae.…', 'text_encoder.…'}."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from cdd import trees
+from cdd.diffusion import parametrizations, schedules
+from cdd.types import Array, Condition, Network, Params
+
+
+class Networks(NamedTuple):
+  """The pieces, each called with the whole tree of parameters first.
+
+  Attributes:
+    adapted: apply function of the U-Net with its adapter (paths 'unet.*', 'adapter.*').
+    vae: apply function of the autoencoder.
+    text_encoder: apply function of the text encoder.
+    schedule: the noise schedule that the U-Net was trained with.
+    prediction: what the U-Net's output means, in diffusers' terms ('v_prediction', ...).
+    scale, shift: latents = (mean - shift) * scale.
+    condition_space: 'latent' | 'pixel', what the adapter wants of a condition image.
+    depends_on_z: whether the adapter must be evaluated at every step.
+  """
+
+  adapted: Callable
+  vae: Callable
+  text_encoder: Callable
+  schedule: schedules.Schedule
+  prediction: str
+  scale: float
+  shift: float
+  condition_space: str
+  depends_on_z: bool
+
+  def encode(self, params: Params, images: Array) -> Array:
+    """Images [b, H, W, 3] in [0, 1] -> latents [b, h, w, c]: the mode, scaled."""
+    mean, _ = self.vae(trees.select(params, 'vae'), 'encode', 2 * images - 1)
+    return (mean - self.shift) * self.scale
+
+  def decode(self, params: Params, latents: Array) -> Array:
+    """Latents [b, h, w, c] -> images [b, H, W, 3], about [0, 1] (not clipped: it has a gradient)."""
+    return self.vae(trees.select(params, 'vae'), 'decode', latents / self.scale + self.shift) / 2 + 0.5
+
+  def condition(self, params: Params, raw: dict[str, Array]) -> Condition:
+    """The condition image in the adapter's space and the text's hidden states."""
+    image = raw.get('condition')
+    if image is not None and self.condition_space == 'latent':
+      image = self.encode(params, image)
+    text = self.text_encoder(trees.select(params, 'text_encoder'), '__call__', raw['tokens'])
+    return Condition(image, text)
+
+  def velocity(self, params: Params) -> Network:
+    """The adapted network as (z, c, t) -> v."""
+
+    def network(z: Array, c: Condition, t: Array) -> Array:
+      out = self.adapted(params, '__call__', z, c, self._index(t))
+      return parametrizations.to_v(self.prediction, z, out, self.schedule(t))
+
+    return network
+
+  def denoiser(self, params: Params, c: Condition) -> Callable[[Array, Array], Array]:
+    """(z, t) -> v with the condition bound; h_η(c) is computed here, once, where it can be."""
+    if self.depends_on_z:
+      network = self.velocity(params)
+      return lambda z, t: network(z, c, t)
+    hints = self.adapted(params, 'hints', c)
+
+    def denoise(z: Array, t: Array) -> Array:
+      out = self.adapted(params, 'with_hints', z, c, hints, self._index(t))
+      return parametrizations.to_v(self.prediction, z, out, self.schedule(t))
+
+    return denoise
+
+  def _index(self, t: Array) -> Array:
+    return schedules.index(t)[:, 0, 0, 0]
+
+

@@ -1,0 +1,184 @@
+"""Owns the training loop: resume, step, log, checkpoint, and then evaluate."""
+
+import contextlib
+import json
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from cdd import build, report
+from cdd.errors import UserError
+from cdd.training import checkpoint, sharding
+from cdd.training import writer as writers
+
+# Sections that may change between a run and its resumption: they do not touch the parameters.
+FREE = ('evaluation', 'log')
+
+
+def run(config, workdir: Path) -> None:
+  """Trains (or resumes) the run of `config` in `workdir`, exports it, evaluates it.
+
+  Raises:
+    UserError: the workdir belongs to another config, the config names something unknown, the
+      prior is missing, or the loss is not finite.
+  """
+  claim(config, workdir)
+  experiment = build.experiment(config)
+  state = fit(experiment, config, workdir)
+  if state is None:
+    return
+  if jax.process_index() == 0:
+    experiment.export(state, workdir / 'export')
+  report.evaluate(experiment, state, config, workdir)
+
+
+def claim(config, workdir: Path) -> None:
+  """Writes the config into a new workdir, or checks that an old one belongs to it."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  path = workdir / 'config.json'
+  new = json.loads(config.to_json_best_effort())
+  if path.exists():
+    old = json.loads(path.read_text())
+    differing = [
+      f'{key}: {old_value!r} there, {new_value!r} now'
+      for key, old_value, new_value in differences(old, new)
+      if key.split('.')[0] not in FREE
+    ]
+    if differing:
+      raise UserError(
+        f'{workdir} belongs to a run with another config ({"; ".join(differing[:6])}). '
+        'Give another --workdir, or remove that one.'
+      )
+  if jax.process_index() == 0:
+    writers.replace(path, json.dumps(new, indent=2) + '\n')
+
+
+def differences(old, new, prefix=''):
+  """Yields (path, old, new) for every field in which two nested dicts differ."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    for key in sorted({*old, *new}):
+      yield from differences(old.get(key), new.get(key), f'{prefix}.{key}' if prefix else key)
+  elif old != new:
+    yield prefix, old, new
+
+
+def fit(experiment, config, workdir: Path):
+  """Runs the steps that are left; returns the final state, or None if a signal stopped it."""
+  checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', keep=config.log.keep, best='score')
+  if checkpoints.latest() is None:
+    state = experiment.initial()
+  else:
+    state, place = checkpoints.restore(experiment.abstract)
+    experiment.batches.set_state(place)
+  start = int(state.step)
+  main = jax.process_index() == 0
+  log = writers.Writer(workdir, step=start) if main else None
+  stopped = Stop()
+  loop = Loop(experiment, config, log)
+  with stopped, tqdm(
+    total=config.steps, initial=start, desc=config.name, disable=not main, dynamic_ncols=True
+  ) as bar:
+    for step in range(start + 1, config.steps + 1):
+      state = loop.step(state, step, bar)
+      last = step == config.steps or stopped.asked
+      if last or step % config.log.checkpoint_every == 0:
+        loop.flush(bar)
+        metrics = loop.preview(state, step, workdir) if not stopped.asked else {}
+        checkpoints.save(step, state, experiment.batches.get_state(), metrics or None)
+      if stopped.asked:
+        break
+  checkpoints.close()
+  if log:
+    log.close()
+  if stopped.asked and step < config.steps:
+    print(f'Stopped after step {step}; the same command resumes there.')
+    return None
+  return state
+
+
+class Stop:
+  """Turns the first SIGTERM or SIGINT into a request to save and leave."""
+
+  asked = False
+
+  def __enter__(self):
+    def ask(number, frame):
+      self.asked = True
+      signal.signal(number, signal.SIG_DFL)
+
+    with contextlib.suppress(ValueError):  # Only the main thread may set handlers.
+      self._old = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
+
+  def __exit__(self, *_):
+    for number, handler in getattr(self, '_old', {}).items():
+      signal.signal(number, handler)
+
+
+class Loop:
+  """The body of the loop, with what it carries from step to step besides the state.
+
+  Metrics are read one logging interval late, so that reading never waits for the device.
+  """
+
+  def __init__(self, experiment, config, log):
+    self._experiment, self._config, self._log = experiment, config, log
+    self._pending = None
+    self._waited = self._began = 0.0
+
+  def step(self, state, step: int, bar):
+    now = time.perf_counter()
+    batch = next(self._experiment.batches)
+    self._waited += time.perf_counter() - now
+    batch = sharding.put_batch(batch, self._experiment.mesh)
+    state, metrics = self._experiment.step(state, batch)
+    bar.update()
+    if step % self._config.log.every == 0:
+      self.flush(bar)
+      self._pending = step, metrics, self._waited
+      self._waited = 0.0
+    return state
+
+  def flush(self, bar) -> None:
+    """Writes the metrics of the last logged step; a loss that is not finite ends the run."""
+    if self._pending is None:
+      return
+    step, metrics, waited = self._pending
+    self._pending = None
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    now = time.perf_counter()
+    if self._began:
+      elapsed = now - self._began
+      rate = self._config.log.every / elapsed
+      values.update(steps_per_second=rate, waiting=waited / elapsed)
+    self._began = now
+    if not np.isfinite(values['loss']):
+      raise UserError(
+        f'The loss is {values["loss"]} at step {step}. The last checkpoint before it is intact; '
+        f'a lower optimizer.learning_rate ({self._config.optimizer.learning_rate}) or a longer '
+        'optimizer.warmup are the usual cures.'
+      )
+    if self._log:
+      self._log.scalars(step, values)
+    shown = [name for name in ('loss', 'consistency', 'guidance') if name in values]
+    bar.set_postfix({name: f'{values[name]:.4f}' for name in shown}, refresh=False)
+
+  def preview(self, state, step: int, workdir: Path) -> dict:
+    """Samples a fixed held-out batch into a picture; its score ranks the checkpoints."""
+    every = self._config.log.samples_every
+    if not every or (step % every and step != self._config.steps):
+      return {}
+    picture, score = self._experiment.preview(state)
+    self._began = 0.0
+    if self._log:
+      from cdd.eval import grid
+
+      path = workdir / 'samples' / f'{step:07d}.png'
+      path.parent.mkdir(exist_ok=True)
+      grid.save_png(path, picture)
+      self._log.image(step, 'samples', picture)
+      self._log.scalars(step, dict(score=score))
+    return dict(score=score)

@@ -1,0 +1,59 @@
+"""Owns checkpoints: asynchronous, the last few and the best, with the data iterator's place."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+from cdd.training.state import State
+
+
+class Checkpoints:
+  """The checkpoints below one folder; a step is there whole or not at all."""
+
+  def __init__(self, folder: Path, *, keep: int = 2, best: str | None = None):
+    """`best`: the metric (lower is better) whose best checkpoint is kept besides the last."""
+    kept = [policies.LatestN(keep)]
+    if best:
+      lower = lambda metrics: metrics[best] if metrics else float('inf')
+      kept.append(policies.BestN(get_metric_fn=lower, reverse=True, n=1, keep_checkpoints_without_metrics=False))
+    self._manager = ocp.CheckpointManager(
+      Path(folder).absolute(),
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(kept), enable_async_checkpointing=True
+      ),
+    )
+
+  def latest(self) -> int | None:
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: State, data: Any, metrics: dict | None = None) -> None:
+    """Starts writing in the background; blocks only for the copy off the devices."""
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(dict(iterator=data))
+    )
+    self._manager.save(step, args=items, metrics=metrics)
+
+  def restore(self, abstract: State, step: int | None = None) -> tuple[State, Any]:
+    """The state (placed as `abstract` says) and the data iterator's place, of the last step."""
+    step = self.latest() if step is None else step
+    items = ocp.args.Composite(
+      state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+    )
+    got = self._manager.restore(step, args=items)
+    return got['state'], got['data']['iterator']
+
+  def close(self) -> None:
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def abstract(state, shardings):
+  """Shapes with shardings, as `restore` wants them."""
+  return jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+    state,
+    shardings,
+  )

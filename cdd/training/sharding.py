@@ -1,0 +1,78 @@
+"""Owns placement: the mesh, and which axis of a parameter is cut over it."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cdd import trees
+
+RULES = (('.*', 'fsdp'),)
+
+
+def make_mesh(*, data: int = -1, fsdp: int = 1, devices: Sequence | None = None) -> Mesh:
+  """A (data, fsdp) mesh; -1 takes the devices that are left.
+
+  Raises:
+    ValueError: the sizes do not multiply to the number of devices.
+  """
+  devices = list(devices if devices is not None else jax.devices())
+  count = len(devices)
+  if -1 in (data, fsdp):
+    known = data * fsdp * -1 if data != fsdp else 0
+    if known < 1 or count % known:
+      raise ValueError(f'A mesh of data={data}, fsdp={fsdp} does not divide {count} devices.')
+    data, fsdp = (count // known, fsdp) if data == -1 else (data, count // known)
+  if data * fsdp != count:
+    raise ValueError(f'A mesh of data={data}, fsdp={fsdp} does not fill {count} devices.')
+  # Explicit axes, the default of jax 0.10, refuse sharded convolution kernels.
+  return jax.make_mesh(
+    (data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, devices=devices
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def over_batch(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+
+
+def _cut(shape: tuple[int, ...], size: int) -> PartitionSpec:
+  """Cuts the largest axis that `size` divides; small leaves stay whole."""
+  fits = [axis for axis, n in enumerate(shape) if n % size == 0]
+  if size == 1 or not fits or np.prod(shape) < 2**14:
+    return PartitionSpec()
+  best = max(fits, key=lambda axis: shape[axis])
+  return PartitionSpec(*('fsdp' if axis == best else None for axis in range(len(shape))))
+
+
+def of_params(params, mesh: Mesh, rules=RULES) -> dict[str, NamedSharding]:
+  """A sharding for every leaf of a flat tree, from rules (pattern, 'fsdp' | 'replicate')."""
+  modes = trees.match(rules, params)
+  return {
+    path: NamedSharding(mesh, _cut(leaf.shape, mesh.shape['fsdp']))
+    if modes[path] == 'fsdp'
+    else replicated(mesh)
+    for path, leaf in params.items()
+  }
+
+
+def of_state(state, mesh: Mesh, rules=RULES):
+  """Shardings for a whole (abstract) state: moments and averages lie as their parameter does."""
+  by_path = of_params(state.params, mesh, rules)
+
+  def place(path, leaf):
+    name = getattr(path[-1], 'key', None)
+    same = name in by_path and leaf.shape == state.params[name].shape
+    return by_path[name] if same else replicated(mesh)
+
+  return jax.tree_util.tree_map_with_path(place, state)
+
+
+def put_batch(batch, mesh: Mesh):
+  """A host batch (this process's part) as global arrays, cut over all devices."""
+  place = over_batch(mesh)
+  return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(place, leaf), batch)

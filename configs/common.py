@@ -1,0 +1,71 @@
+"""What every experiment shares. A config is data: nothing here imports cdd."""
+
+from ml_collections import ConfigDict
+
+SIZES = ('full', 'small', 'tiny')
+
+
+def parse(argument: str | None, *, methods) -> dict:
+  """'tiny,method=finetune' -> dict(size='tiny', method='finetune').
+
+  Raises:
+    ValueError: an unknown size, option or method; the message names the choices.
+  """
+  chosen = dict(size='full', method='conditional')
+  for part in (argument or 'full').split(','):
+    key, _, value = part.rpartition('=')
+    key = key or 'size'
+    if key not in chosen:
+      raise ValueError(f'Unknown option {key!r} in {argument!r}; choose from {sorted(chosen)}.')
+    chosen[key] = value
+  choices = dict(size=SIZES, method=tuple(methods))
+  for key, value in chosen.items():
+    if value not in choices[key]:
+      raise ValueError(f'Unknown {key} {value!r}; choose one of {sorted(choices[key])}.')
+  return chosen
+
+
+def base() -> ConfigDict:
+  """The fields of every run; an experiment fills in or overrides them."""
+  config = ConfigDict()
+  config.seed = 0
+  config.prior = dict(path='packaged')
+  config.model = dict(adapter=dict(name='mu_mix', per_level=True), dtype='float32')
+  config.trainable = (('unet[.].*|adapter[.].*', 'train'), ('.*', 'freeze'))
+  config.target = dict(name='ema', decay=0.95)
+  config.optimizer = dict(
+    name='adamw',
+    learning_rate=5e-4,
+    warmup=50,
+    decay='linear',
+    hold=0.5,
+    weight_decay=0.0,
+    clip=1.0,
+    multipliers=((r'adapter[.]mu.*', 20.0),),
+  )
+  config.accumulate = 1
+  config.mesh = dict(data=-1, fsdp=1)
+  config.log = dict(every=20, samples_every=500, checkpoint_every=500, keep=2)
+  return config
+
+
+def experiment(task: str, chosen: dict, methods: dict) -> ConfigDict:
+  """The base with a method's overrides, a name, and the budget and evaluation of a size."""
+  config = base()
+  method = chosen['method']
+  config.name = '_'.join([task, chosen['size']] + [method] * (method != 'conditional'))
+  config.task = task
+  for field, value in methods[method]().items():
+    config[field] = ConfigDict(value)
+  config.steps = dict(full=50_000, small=6000, tiny=300)[chosen['size']]
+  config.evaluation = dict(
+    count=dict(full=1024, small=512, tiny=128)[chosen['size']],
+    batch_size=32,
+    steps=(1, 2, 4, 8) if method != 'finetune' else (1, 4, 50),
+    sampler='consistency' if method != 'finetune' else 'ddim',
+    shipped=(),
+    condition_row=None,
+  )
+  if chosen['size'] == 'tiny':
+    config.log = dict(every=10, samples_every=100, checkpoint_every=100, keep=2)
+  return config

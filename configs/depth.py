@@ -1,0 +1,48 @@
+"""Depth-to-image.
+
+  python -m cdd.main --config=configs/depth.py:tiny     # scenes, the packaged prior, 2 cores, minutes
+  python -m cdd.main --config=configs/depth.py:small    # the same for hours: the shipped adapter
+  python -m cdd.main --config=configs/depth.py          # Stable Diffusion 2.1 at 512 px, a TPU v5e-16
+
+Options: `:tiny,method=finetune` trains the undistilled model that the report compares with.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, methods
+
+TASK = dict(name='depth', depth_kind='metric')
+
+
+def scenes(config: ConfigDict) -> None:
+  config.data = dict(
+    source=dict(name='scenes', size=64, seed=0, start=10_000),
+    held_out=dict(name='scenes', size=64, seed=0, start=0, length=1024),
+    task=TASK,
+    batch_size=32,
+    caption_dropout=0.1,
+    threads=2,
+  )
+
+
+def full(config: ConfigDict) -> None:
+  config.steps = 50_000
+  config.prior = dict(path='stabilityai/stable-diffusion-2-1')
+  config.model.dtype = 'bfloat16'
+  config.data = dict(
+    source=dict(name='image_folder', path='data/depth/train'),
+    held_out=dict(name='image_folder', path='data/depth/test'),
+    task=dict(name='depth', depth_kind='inverse'),
+    batch_size=256,
+    caption_dropout=0.1,
+    threads=16,
+  )
+  config.optimizer.learning_rate = 1e-5
+  config.mesh = dict(data=-1, fsdp=4)
+
+
+def get_config(argument: str = 'full') -> ConfigDict:
+  chosen = common.parse(argument, methods=methods.METHODS)
+  config = common.experiment('depth', chosen, methods.METHODS)
+  dict(full=full, small=scenes, tiny=scenes)[chosen['size']](config)
+  return config

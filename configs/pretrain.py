@@ -1,0 +1,115 @@
+"""The packaged prior: a small text-to-image latent diffusion model of scenes and photographs.
+
+Two stages, a few hours each on 2 CPU cores; both resume where they stopped:
+
+  python -m cdd.main --config=configs/pretrain.py:autoencoder
+  python -m cdd.main --config=configs/pretrain.py:prior
+
+The second reads what the first wrote (runs/pretrain_autoencoder/export) and writes a whole
+diffusers folder (runs/pretrain_prior/export); cdd/assets/prior is a copy of it.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+VAE = dict(
+  in_channels=3,
+  out_channels=3,
+  latent_channels=4,
+  block_out_channels=(32, 64, 96),
+  layers_per_block=1,
+  norm_num_groups=8,
+)
+UNET = dict(
+  in_channels=4,
+  out_channels=4,
+  block_out_channels=(64, 128, 192),
+  down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
+  up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'),
+  layers_per_block=1,
+  cross_attention_dim=128,
+  attention_head_dim=4,
+  norm_num_groups=32,
+  sample_size=16,
+)
+TEXT = dict(
+  vocab_size=1024,
+  hidden_size=128,
+  intermediate_size=512,
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  max_position_embeddings=32,
+)
+SCHEDULER = dict(
+  _class_name='DDIMScheduler',
+  beta_schedule='scaled_linear',
+  beta_start=0.00085,
+  beta_end=0.012,
+  num_train_timesteps=1000,
+  prediction_type='v_prediction',
+  rescale_betas_zero_snr=True,
+  timestep_spacing='trailing',
+  clip_sample=False,
+)
+
+
+def data(size: int) -> dict:
+  return dict(
+    source=dict(
+      name='mixture',
+      sources=(
+        dict(name='scenes', size=size, seed=0, start=10_000),
+        dict(name='photos', split='train', size=size, seed=0),
+      ),
+    ),
+    task=dict(name='text_to_image'),
+    batch_size=32,
+    caption_dropout=0.1,
+    threads=2,
+  )
+
+
+def autoencoder() -> ConfigDict:
+  config = common.base()
+  config.name = 'pretrain_autoencoder'
+  config.steps = 4000
+  config.prior = dict(path=None, new=dict(vae=VAE))
+  config.model.adapter = dict(name='none')
+  config.trainable = (('vae[.].*', 'train'),)
+  config.data = data(64)
+  config.data.batch_size = 16
+  config.method = dict(name='autoencoder', perceptual_weight=0.5, kl_weight=1e-5)
+  config.target = dict(name='ema', decay=0.998, warmup=True)
+  config.optimizer.learning_rate = 1e-3
+  config.log.samples_every = 250
+  config.log.checkpoint_every = 250
+  return config
+
+
+def prior() -> ConfigDict:
+  config = common.base()
+  config.name = 'pretrain_prior'
+  config.steps = 12000
+  config.prior = dict(
+    path='runs/pretrain_autoencoder/export',
+    new=dict(unet=UNET, text_encoder=TEXT, scheduler=SCHEDULER, tokenizer=dict(vocab_size=1024)),
+  )
+  config.model.adapter = dict(name='none')
+  config.trainable = (('unet[.].*|text_encoder[.].*', 'train'), ('vae[.].*', 'freeze'))
+  config.data = data(64)
+  config.method = dict(name='finetune', sample_t=dict(name='per_example'))
+  config.target = dict(name='ema', decay=0.999, warmup=True)
+  config.optimizer.learning_rate = 6e-4
+  config.optimizer.warmup = 200
+  config.optimizer.hold = 0.7
+  return config
+
+
+STAGES = dict(autoencoder=autoencoder, prior=prior)
+
+
+def get_config(argument: str = 'prior') -> ConfigDict:
+  if argument not in STAGES:
+    raise ValueError(f'Unknown stage {argument!r}; choose one of {sorted(STAGES)}.')
+  return STAGES[argument]()

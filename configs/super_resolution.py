@@ -1,0 +1,48 @@
+"""Super-resolution of photographs.
+
+  python -m cdd.main --config=configs/super_resolution.py:tiny     # what `make demo` runs
+  python -m cdd.main --config=configs/super_resolution.py:small    # the same for hours
+  python -m cdd.main --config=configs/super_resolution.py          # Stable Diffusion 2.1, 128 -> 512 px
+
+Options: `:tiny,method=finetune` trains the undistilled model that the report compares with.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, methods
+
+
+def photographs(config: ConfigDict) -> None:
+  config.data = dict(
+    source=dict(name='photos', split='train', size=64, seed=0),
+    held_out=dict(name='photos', split='test', size=64, seed=0),
+    task=dict(name='super_resolution', factor=8, degradation=dict(name='simple')),
+    batch_size=32,
+    caption_dropout=0.1,
+    threads=2,
+  )
+
+
+def full(config: ConfigDict) -> None:
+  config.steps = 100_000
+  config.prior = dict(path='stabilityai/stable-diffusion-2-1-base')
+  config.model.dtype = 'bfloat16'
+  config.data = dict(
+    source=dict(name='image_folder', path='data/super_resolution/train'),
+    held_out=dict(name='image_folder', path='data/super_resolution/test'),
+    task=dict(name='super_resolution', factor=4, degradation=dict(name='real_esrgan')),
+    batch_size=256,
+    caption_dropout=0.1,
+    threads=16,
+  )
+  config.optimizer.learning_rate = 1e-5
+  config.mesh = dict(data=-1, fsdp=4)
+
+
+def get_config(argument: str = 'full') -> ConfigDict:
+  chosen = common.parse(argument, methods=methods.METHODS)
+  config = common.experiment('super_resolution', chosen, methods.METHODS)
+  dict(full=full, small=photographs, tiny=photographs)[chosen['size']](config)
+  if chosen['size'] != 'full':
+    config.evaluation.condition_row = 'bicubic'
+  return config
