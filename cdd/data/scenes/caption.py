@@ -1,6 +1,8 @@
 """A scene in words of a closed vocabulary: every word is true, and some truths are left out."""
 
-NUMBERS = ('zero', 'one', 'two', 'three', 'four', 'five')
+from cdd.data.scenes import world
+
+NUMBERS = ('zero', 'one', 'two', 'three', 'four')
 NOUNS = {'sphere': ('sphere', 'ball'), 'cube': ('cube', 'block'), 'cylinder': ('cylinder',)}
 OPENINGS = ('', '', '', 'a picture of ', 'a scene with ', 'a photo of ')
 
@@ -43,7 +45,7 @@ def backdrop(item, told):
 
 
 def caption(scene, rng, detail):
-  """Words for a scene; each attribute is told with probability `detail`, shapes and number always."""
+  """Words for a scene; `detail` is the probability that an attribute is told. Shapes always are."""
 
   def keep(*names):
     return {word for word in names if rng.random() < detail}
@@ -64,3 +66,27 @@ def caption(scene, rng, detail):
   if 'backdrop' in told:
     text += ' ' + backdrop(scene.backdrop, {'color'} if 'sky' in told else set())
   return text
+
+
+# Every word (and the comma) a caption or an instruction may hold.
+VOCABULARY = tuple(
+  sorted(
+    {word for nouns in NOUNS.values() for noun in nouns for word in (noun, noun + 's')}
+    | {*world.COLORS, *world.MATERIALS, *world.TEXTURES, *world.FLOORS, 'small', 'large'}
+    | {',', 'a', 'an', 'the', 'and', 'of', 'with', 'on', 'in', 'under', 'to', 'into', 'out', 'away'}
+    | {'picture', 'photo', 'scene', 'floor', 'front', 'wall', 'sky', 'sunset', *NUMBERS[2:]}
+    | {
+      'add',
+      'put',
+      'make',
+      'paint',
+      'turn',
+      'change',
+      'replace',
+      'remove',
+      'take',
+      'bigger',
+      'smaller',
+    }
+  )
+)

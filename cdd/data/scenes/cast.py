@@ -1,9 +1,10 @@
 """Ray casting: which thing a ray meets and where, and which points a light reaches.
 
-Rays are struct-of-arrays: three broadcastable float32 arrays. Camera rays have length one *along the
-optical axis*, so the ray parameter is the z-depth.
+Rays are struct-of-arrays: three broadcastable float32 arrays. Camera rays have length one *along
+the optical axis*, so the ray parameter is the z-depth.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ FLOOR, BACKDROP = -1, -2  # what a ray met when it is not the index of a thing
 
 
 class Rays(NamedTuple):
-  """Directions x [1, w], y [h, 1], z [h, 1] of camera rays, and the picture's bounds in half sides."""
+  """Directions x [1, w], y, z [h, 1] of camera rays; the picture's bounds in half short sides."""
 
   x: np.ndarray
   y: np.ndarray
@@ -131,21 +132,21 @@ def background(scene, beams):
 
 def light_directions(light, count):
   """Unit vectors [3, count, 1, 2, 1, 2] to points of the light, another set for each subpixel."""
-  main = np.array(light.direction)
-  side = np.cross(main, (0.0, 1.0, 0.0))
-  side /= np.linalg.norm(side)
+  x, y, z = main = light.direction
+  flat = math.hypot(x, z)
+  east, north = (x / flat, z / flat) if flat else (0.0, 1.0)  # straight above: any axes do
+  side = np.array([(-north, 0, east), (-east * y, flat, -north * y)])
   k = np.arange(4 * count).reshape(count, 2, 2)
   radius, angle = light.softness * np.sqrt((k + 0.5) / (4 * count)), k * 2.39996323  # a sunflower
-  offset = np.stack([radius * np.cos(angle), radius * np.sin(angle)])
-  ways = np.tensordot(np.stack([side, np.cross(side, main)], 1), offset, 1)
-  ways += main[:, None, None, None]
-  ways /= np.linalg.norm(ways, axis=0)
+  offset = np.stack([radius * np.cos(angle), radius * np.sin(angle)]).reshape(2, -1)
+  ways = side.T @ offset + np.array(main)[:, None]
+  ways /= np.sqrt((ways * ways).sum(0))
   return ways.reshape(3, count, 1, 2, 1, 2).astype(np.float32)
 
 
 def lit(scene, beams, hits):
   """The share [h, w] in 0..1 of the light that is not hidden from each point by *another* thing."""
-  count = 4 if scene.light.softness else 1
+  count = 2 if scene.light.softness else 1
   ways = light_directions(scene.light, count)
   clear = np.ones((count, *hits.depth.shape), bool)
   with np.errstate(divide='ignore', invalid='ignore'):
@@ -171,11 +172,12 @@ def even(part):
 
 
 def quads(array):
-  """Splits both axes in pairs, [h, w] -> [h / 2, 2, w / 2, 2], to meet one light set per subpixel."""
+  """Pairs both axes, [h, w] -> [h / 2, 2, w / 2, 2], to meet one set of lights per subpixel."""
   height, width = array.shape
   return array.reshape(height // 2, 2, width // 2, 2)
 
 
+@functools.lru_cache(64)  # both grids and the painter ask
 def thing_frame(camera, thing):
   """The box in the picture around a thing."""
   if thing.shape == 'sphere':
@@ -201,9 +203,10 @@ def corners(thing):
 def points_frame(camera, points):
   """The box (left, right, bottom, top) around the images of points [3, n]; see `world.frame`."""
   sin, cos = math.sin(camera.pitch), math.cos(camera.pitch)
-  x, y, z = points[0], points[1] - camera.height, points[2]
-  ahead = z * cos - y * sin
-  if ahead.min() < 0.01:
+  turned = np.array([(1, 0, 0), (0, cos, sin), (0, -sin, cos)]) @ points
+  turned -= np.array([(0.0,), (cos * camera.height,), (-sin * camera.height,)])
+  if turned[2].min() < 0.01:
     return -math.inf, math.inf, -math.inf, math.inf
-  across, up = x / ahead * camera.focal, (y * cos + z * sin) / ahead * camera.focal
-  return float(across.min()), float(across.max()), float(up.min()), float(up.max())
+  flat = turned[:2] / turned[2] * camera.focal
+  (left, bottom), (right, top) = flat.min(1).tolist(), flat.max(1).tolist()
+  return left, right, bottom, top

@@ -80,61 +80,54 @@ def floor(scene, beams, hits, shade, canvas):
   one, two = (LINEAR[name] * np.float32(0.8) + np.float32(0.07) for name in scene.floor.colors)
   light = sun(scene.light, scene.light.direction[1])
   base = np.array([0.40, 0.41, 0.43], np.float32)
-  dark = contact(scene, rows_beams, depth)
+  dark = contact(scene, beams, depth)
   bright = shade[rows]
-  here = hits.index[rows] == cast.FLOOR
+  solid = first + int((hits.index[rows] == cast.BACKDROP).any(1).sum())  # the rows below are floor
+  here = hits.index[first:solid] == cast.FLOOR
   if scene.floor.texture == 'wooden':
     one, two = WOOD
   mask = None if scene.floor.texture == 'plain' else textures.floor(scene, rows_beams, depth)
   for channel in range(3):
     albedo = one[channel] if mask is None else one[channel] + (two - one)[channel] * mask
     value = albedo * (base[channel] + light[channel] * bright) * dark
-    np.copyto(canvas[channel, rows], value, where=here)
-  if scene.backdrop.kind != 'wall':
-    haze(scene, depth, here, canvas[:, rows])
-
-
-def haze(scene, depth, here, canvas):
-  """Fades the far floor into the horizon's colour, in place."""
-  mix = np.clip((depth - 9) / 30, 0, 1) * np.float32(0.8)
-  horizon = SKIES[scene.backdrop.kind][0]
-  for channel in range(3):
-    np.copyto(
-      canvas[channel], canvas[channel] + (horizon[channel] - canvas[channel]) * mix, where=here
-    )
+    if scene.backdrop.kind != 'wall':  # the far floor fades into the horizon
+      haze = np.clip((depth - 9) / 30, 0, 1) * np.float32(0.8)
+      value += (SKIES[scene.backdrop.kind][0][channel] - value) * haze
+    np.copyto(canvas[channel, first:solid], value[: solid - first], where=here)
+    canvas[channel, solid:] = value[solid - first :]
 
 
 def contact(scene, beams, depth):
   """How much [h, w] of the ambient light reaches floor points close to things: 1 away from them."""
-  dark = np.ones((beams.y.shape[0], beams.x.shape[1]), np.float32)
+  dark = np.ones((depth.shape[0], beams.x.shape[1]), np.float32)
+  sky = beams.y.shape[0] - depth.shape[0]  # the rows above the floor's
   for item in scene.things:
     ball = (item.x, 0.0, item.z)
     box = world.frame(scene.camera, ball, item.reach * 1.7)
-    cols = cast.window(box, beams)[1]
-    inside = np.abs(beams.z[:, 0] * depth[:, 0] - item.z) < item.reach * 1.7
-    if not inside.any():
-      continue
-    first = int(np.argmax(inside))
-    rows = slice(first, first + int(inside.sum()))
-    x, z = beams.x[:, cols] * depth[rows] - item.x, beams.z[rows] * depth[rows] - item.z
+    rows, cols = cast.window(box, beams)
+    rows = slice(max(rows.start, sky), max(rows.stop, sky))
+    away = depth[rows.start - sky : rows.stop - sky]
+    x, z = beams.x[:, cols] * away - item.x, beams.z[rows] * away - item.z
     apart = np.sqrt(x * x + z * z) * np.float32(1 / item.reach)
     near = np.clip((np.float32(1.6) - apart) * np.float32(1 / 1.6), 0, 1)
-    dark[rows, cols] *= 1 - np.float32(0.75) * near * near
+    dark[rows.start - sky : rows.stop - sky, cols] *= 1 - np.float32(0.75) * near * near
   return dark
 
 
 def thing(scene, beams, hits, shade, canvas, number, item):
   """Paints one thing's visible points into the canvas, in place."""
   rows, cols = cast.window(cast.thing_frame(scene.camera, item), beams)
-  row, col = np.nonzero(hits.index[rows, cols] == number)
-  if not row.size:
+  there = np.flatnonzero(hits.index[rows, cols] == number)
+  if not there.size:
     return
+  row, col = np.divmod(there, cols.stop - cols.start)
   row, col = row + rows.start, col + cols.start
   depth = hits.depth[row, col]
   way = np.stack([beams.x[0, col], beams.y[row, 0], beams.z[row, 0]])
   offset = way * depth
   offset -= np.array([item.x, item.half[1] - scene.camera.height, item.z], np.float32)[:, None]
-  local = np.stack([*cast.turn(item, offset[0], offset[2]), offset[1]])[[0, 2, 1]]
+  x, z = cast.turn(item, offset[0], offset[2])
+  local = np.stack([x, offset[1], z])
   normal, flat = normals(item, local)
   albedo = LINEAR[item.color][:, None]
   if item.texture != 'plain':
@@ -142,7 +135,8 @@ def thing(scene, beams, hits, shade, canvas, number, item):
     albedo = albedo + (second(item.color)[:, None] - albedo) * mask
   way /= np.sqrt((way * way).sum(0))
   height = offset[1] + np.float32(item.half[1])
-  canvas[:, row, col] = shaded(scene.light, item.material, albedo, normal, way, height, shade[row, col])
+  lights = ambience(normal, height), shade[row, col]
+  canvas[:, row, col] = shaded(scene.light, item.material, albedo, normal, way, lights)
 
 
 def second(color):
@@ -162,22 +156,27 @@ def normals(item, local):
     at = flat, np.arange(count)
     normal[at] = np.sign(unit[at])
   else:
-    around = np.sqrt(unit[0] ** 2 + unit[2] ** 2)
+    around = np.sqrt(unit[0] * unit[0] + unit[2] * unit[2])
     top = np.abs(unit[1]) > around
-    flat = np.where(top, 1, 0)
-    normal = np.where(top, np.sign(unit) * np.array([[0], [1], [0]]), unit / around)
-    normal[1] = np.where(top, normal[1], 0)
+    flat = top.astype(int)
+    normal = unit * (~top / around)
+    normal[1] = np.sign(unit[1]) * top
   back = item._replace(yaw=-item.yaw)
   x, z = cast.turn(back, normal[0], normal[2])
-  return np.stack([x, normal[1], z]).astype(np.float32), flat
+  return np.stack([x, normal[1], z]), flat
 
 
-def shaded(light, material, albedo, normal, way, height, shade):
-  """Linear colours [3, n]: ambient from above and below, the light, and the material's gloss."""
+def ambience(normal, height):
+  """The ambient light [n] on points at `height`: more from above, less close to the floor."""
+  ambient = np.float32(0.36) + np.float32(0.13) * normal[1]
+  return ambient * (np.float32(0.7) + np.float32(0.3) * np.minimum(height * 2, 1))
+
+
+def shaded(light, material, albedo, normal, way, lights):
+  """Linear colours [3, n] of a material under (ambient light [n], share of the light [n])."""
+  ambient, shade = lights
   toward = np.array(light.direction, np.float32)
   facing = np.maximum(toward @ normal, 0) * shade
-  ambient = np.float32(0.36) + np.float32(0.13) * normal[1]
-  ambient *= np.float32(0.7) + np.float32(0.3) * np.minimum(height * 2, 1)  # the floor's occlusion
   color = np.array(light.color, np.float32)[:, None]
   diffuse = albedo * (ambient + np.float32(0.68) * color * facing)
   if material == 'matte':
@@ -187,21 +186,32 @@ def shaded(light, material, albedo, normal, way, height, shade):
   if material == 'shiny':
     rim = (1 - np.abs((way * normal).sum(0))) ** 4
     sky = np.clip(mirror[1] + np.float32(0.2), 0, 1)
-    gloss = np.float32(0.09) * panel(mirror) + np.float32(0.3) * rim * sky
-    return diffuse * np.float32(0.92) + gloss + np.float32(0.65) * gleam**40 * color
+    gloss = np.float32(0.06) * panel(mirror) + np.float32(0.3) * rim * sky
+    return diffuse * np.float32(0.92) + gloss + np.float32(0.65) * power(gleam, 40) * color
   tint = albedo * np.float32(0.9) + np.float32(0.06)
-  return tint * (studio(mirror) + np.float32(0.35) * facing) + np.float32(0.8) * gleam**24 * tint ** 0.5
+  glint = np.float32(0.8) * power(gleam, 24) * np.sqrt(tint)
+  return tint * (studio(mirror) + np.float32(0.35) * facing) + glint
+
+
+def power(x, exponent):
+  """x to a whole power by squaring; far faster than ** on float32 arrays."""
+  result = None
+  while exponent:
+    if exponent & 1:
+      result = x if result is None else result * x
+    x, exponent = x * x, exponent >> 1
+  return result
 
 
 def panel(mirror):
   """The soft upright lamps around a scene, 0..1, seen along `mirror` [3, n]."""
-  return np.clip(np.cos(mirror[0] * 7 - 1) + np.float32(0.3), 0, 1)
+  return np.clip(np.cos(mirror[0] * 5 - 1) + np.float32(0.3), 0, 1)
 
 
 def studio(mirror):
   """What a metal reflects: a bright sky over a dark floor, with a sharp horizon and a lamp."""
   up = mirror[1]
   lamps = panel(mirror)
-  sky = np.float32(0.4) + np.float32(0.35) * np.clip(up, 0, 1) + np.float32(0.5) * lamps
+  sky = np.float32(0.4) + np.float32(0.35) * np.clip(up, 0, 1) + np.float32(0.4) * lamps
   ground = np.float32(0.2) + np.float32(0.25) * np.clip(-up, 0, 1) + np.float32(0.16) * lamps
   return ground + (sky - ground) * np.clip(up * 6 + np.float32(0.8), 0, 1)

@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 
-from cdd.data.scenes import cast
-
 
 def wave(x, blur):
   """A square wave of period 1 in 0..1 whose edges are `blur` wide; flat (1/2) once blur is 1."""
@@ -77,6 +75,3 @@ def thing(item, point, flat):
   cell[flat, np.arange(cell.shape[1])] = 0
   apart = np.sqrt((cell * cell).sum(0))
   return np.clip((np.float32(0.3) - apart) * 8, -0.5, 0.5) + np.float32(0.5)
-
-
-__all__ = ['cast', 'floor', 'thing', 'wave']

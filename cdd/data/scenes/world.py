@@ -34,7 +34,7 @@ TRIES = 40
 
 
 class Camera(NamedTuple):
-  """Height in scene units, pitch (down) in radians, focal length in half short sides of the image."""
+  """Height in scene units, pitch down in radians, focal length in half short sides of the image."""
 
   height: float
   pitch: float
@@ -50,7 +50,7 @@ class Light(NamedTuple):
 
 
 class Floor(NamedTuple):
-  """The plane y = 0: texture, its two colour names, the texture's period (units) and yaw (radians)."""
+  """The plane y = 0: texture, its two colours' names, period (units) and yaw (radians)."""
 
   texture: str
   colors: tuple[str, str]
@@ -149,6 +149,8 @@ def sample(rng):
   for _ in range(pick(rng, (1, 2, 3, 4), (0.15, 0.3, 0.32, 0.23))):
     thing = place(rng, camera, floor, backdrop, things)
     things += (thing,) if thing else ()
+  while not things:  # never empty; the middle of the picture always has room
+    things = tuple(filter(None, [place(rng, camera, floor, backdrop, things)]))
   return Scene(camera, sample_light(rng), floor, backdrop, things)
 
 
@@ -185,15 +187,15 @@ def place(rng, camera, floor, backdrop, things):
   No two things share both shape and colour, so that those two words name one thing, and none has
   the colour of what it stands on.
   """
-  taken = {(thing.shape, thing.color) for thing in things}
   shape, material = pick(rng, SHAPES), pick(rng, MATERIALS)
   texture = pick(rng, TEXTURES, (0.64, 0.2, 0.16))
-  avoid = floor.colors + ((backdrop.color,) if backdrop.kind == 'wall' else ())
-  free = [name for name in COLORS if (shape, name) not in taken and name not in avoid]
-  color, yaw = pick(rng, free), rng.uniform(-0.78, 0.78)
+  color = pick(rng, free_colors(shape, floor, backdrop, things))
+  yaw = rng.uniform(-0.78, 0.78)
   size = pick(rng, tuple(SIZES), (0.34, 0.42, 0.24))
-  half = extents(shape, SIZES[size] * rng.uniform(0.95, 1.05))
-  for across, near in rng.random((TRIES, 2)).tolist():
+  vary = rng.uniform(0.95, 1.05)
+  for attempt, (across, near) in enumerate(rng.random((TRIES, 2)).tolist()):
+    size = 'small' if attempt > TRIES / 2 else size  # where a bigger one found no room
+    half = extents(shape, SIZES[size] * vary)
     z = 4.6 + 2.6 * near
     room = max(z / camera.focal - 1.2 * max(half), 0.0)
     x = (across * 2 - 1) * room
@@ -201,6 +203,14 @@ def place(rng, camera, floor, backdrop, things):
     if fits(thing, camera, things):
       return thing
   return None
+
+
+def free_colors(shape, floor, backdrop, things):
+  """The colours in which one more thing of that shape is told from all else."""
+  taken = {thing.color for thing in things if thing.shape == shape}.union(floor.colors)
+  if backdrop.kind == 'wall':
+    taken.add(backdrop.color)
+  return [name for name in COLORS if name not in taken]
 
 
 def extents(shape, radius):

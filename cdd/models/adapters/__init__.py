@@ -1,1 +1,13 @@
+"""Adapters: what plugs in between the U-Net's encode and decode.
 
+An adapter is an nnx.Module with `hints(c, z, index) -> hints` (h_η) and `join(features, hints) ->
+features`; `condition_space` ('latent' | 'pixel' | 'none') says what it wants of the condition image,
+`depends_on_z` whether hints change from step to step, and `copies_unet_below` where in it a copy of
+the U-Net's encoder begins (None: nowhere).
+"""
+
+from cdd.models.adapters.controlnet import ControlNet
+from cdd.models.adapters.mu_mix import MuMix
+from cdd.models.adapters.none import NoAdapter
+
+ADAPTERS = dict(controlnet=ControlNet, mu_mix=MuMix, none=NoAdapter)

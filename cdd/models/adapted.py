@@ -1,0 +1,26 @@
+"""Owns the adapted model of §4.1: a U-Net with an adapter at the joint of its encoder and decoder."""
+
+from flax import nnx
+
+from cdd.models.unet import UNet2DConditionModel
+from cdd.types import Array, Condition
+
+
+class Adapted(nnx.Module):
+  """ŵ_θ(z_t, c, t); at initialisation it equals the unconditional v̂_θ(z_t, t) exactly."""
+
+  def __init__(self, unet: UNet2DConditionModel, adapter: nnx.Module):
+    self.unet = unet
+    self.adapter = adapter
+
+  def hints(self, c: Condition, z: Array | None = None, index: Array | None = None):
+    """h_η: to be computed once per image if the adapter does not depend on z."""
+    return self.adapter.hints(c, z, index)
+
+  def with_hints(self, z: Array, c: Condition, hints, index: Array) -> Array:
+    """The prediction [b, h, w, c] from z [b, h, w, c], index [b] and precomputed hints."""
+    features = self.adapter.join(self.unet.encode(z, index, c.text), hints)
+    return self.unet.decode(features, c.text)
+
+  def __call__(self, z: Array, c: Condition, index: Array) -> Array:
+    return self.with_hints(z, c, self.hints(c, z, index), index)

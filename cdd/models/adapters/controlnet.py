@@ -1,0 +1,61 @@
+"""Owns ControlNet (Zhang & Agrawala, 2023; diffusers' ControlNetModel)."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from cdd.models.blocks import conv, silu
+from cdd.models.unet import Encoder, Features, UNetConfig, skip_channels
+from cdd.types import Array, Condition
+
+
+class HintNetwork(nnx.Module):
+  """Condition pixels [b, H, W, 3] -> [b, H/2^n, W/2^n, c], n + 1 being the number of widths."""
+
+  def __init__(self, outputs: int, widths: tuple[int, ...], *, dtype, rngs):
+    self.conv_in = conv(3, widths[0], 3, dtype=dtype, rngs=rngs)
+    blocks = []
+    for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
+      blocks.append(conv(narrow, narrow, 3, dtype=dtype, rngs=rngs))
+      blocks.append(conv(narrow, wide, 3, stride=2, dtype=dtype, rngs=rngs))
+    self.blocks = nnx.List(blocks)
+    self.conv_out = conv(widths[-1], outputs, 3, zero=True, dtype=dtype, rngs=rngs)
+
+  def __call__(self, image: Array) -> Array:
+    x = silu(self.conv_in(image))
+    for block in self.blocks:
+      x = silu(block(x))
+    return self.conv_out(x)
+
+
+class ControlNet(Encoder):
+  """A copy of the encoder that sees z, t and the condition; zero convolutions add it to the skips."""
+
+  condition_space = 'pixel'
+  copies_unet_below = ''
+  depends_on_z = True
+
+  def __init__(
+    self,
+    config: UNetConfig,
+    *,
+    hint_widths: tuple[int, ...] = (16, 32, 96, 256),
+    dtype=jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    """`hint_widths`: one more than the halvings from pixels to latents (diffusers' default: 8x)."""
+    super().__init__(config, dtype=dtype, rngs=rngs)
+    first, last = config.block_out_channels[0], config.block_out_channels[-1]
+    self.controlnet_cond_embedding = HintNetwork(first, tuple(hint_widths), dtype=dtype, rngs=rngs)
+    zero = lambda width: conv(width, width, 1, zero=True, dtype=dtype, rngs=rngs)
+    self.controlnet_down_blocks = nnx.List([zero(width) for width in skip_channels(config)])
+    self.controlnet_mid_block = zero(last)
+
+  def hints(self, c: Condition, z: Array, index: Array) -> Features:
+    hint = self.controlnet_cond_embedding(c.image)
+    features = self.encode(z, index, c.text, hint)
+    skips = [f(x) for f, x in zip(self.controlnet_down_blocks, features.skips, strict=True)]
+    return features._replace(skips=tuple(skips), mid=self.controlnet_mid_block(features.mid))
+
+  def join(self, features: Features, hints: Features) -> Features:
+    skips = tuple(own + new for own, new in zip(features.skips, hints.skips, strict=True))
+    return features._replace(skips=skips, mid=features.mid + hints.mid)

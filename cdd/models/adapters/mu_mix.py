@@ -1,0 +1,53 @@
+"""Owns μ-mixing (§4.1, Eq. 10): h_θ(z)' = (1 − μ) h_θ(z) + μ h_η(c), μ from 0."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from cdd.models.unet import Encoder, Features, UNetConfig
+from cdd.types import Array, Condition
+
+
+class MuMix(nnx.Module):
+  """A copy h_η of the U-Net's encoder that reads the condition's latents instead of z.
+
+  Attributes:
+    mu: the mixing scalar, or one per level and one for the middle block.
+  """
+
+  condition_space = 'latent'
+  copies_unet_below = 'encoder'
+
+  def __init__(
+    self,
+    config: UNetConfig,
+    *,
+    per_level: bool = False,
+    sees_t: bool = False,
+    dtype=jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    """`sees_t` lets h_η see the time; then it is evaluated at every sampling step."""
+    self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+    levels = len(config.block_out_channels)
+    self.mu = nnx.Param(jnp.zeros((levels + 1,) if per_level else ()))
+    self.level_of_skip = skip_levels(config)
+    self.depends_on_z = sees_t
+
+  def hints(self, c: Condition, z: Array | None = None, index: Array | None = None) -> Features:
+    """h_η(c): the features of the copy. Eq. 10 writes neither z nor t, so time is held at 0."""
+    held = jnp.zeros(c.image.shape[0], jnp.int32)
+    return self.encoder.encode(c.image, index if self.depends_on_z else held, c.text)
+
+  def join(self, features: Features, hints: Features) -> Features:
+    """Eq. 10 on every skip and on the middle block."""
+    mu = jnp.broadcast_to(self.mu[...], (max(self.level_of_skip) + 2,))
+    mix = lambda own, new, level: own + mu[level].astype(own.dtype) * (new - own)
+    skips = map(mix, features.skips, hints.skips, self.level_of_skip)
+    return features._replace(skips=tuple(skips), mid=mix(features.mid, hints.mid, -1))
+
+
+def skip_levels(config: UNetConfig) -> tuple[int, ...]:
+  """The level that every skip belongs to."""
+  last = len(config.block_out_channels) - 1
+  counts = [config.layers_per_block + (level < last) for level in range(last + 1)]
+  return (0, *(level for level, count in enumerate(counts) for _ in range(count)))

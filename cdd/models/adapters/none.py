@@ -1,0 +1,21 @@
+"""Owns the absence of an adapter: plain text-to-image, as a prior is trained."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from cdd.models.unet import Features, UNetConfig
+
+
+class NoAdapter(nnx.Module):
+  condition_space = 'none'
+  copies_unet_below = None
+  depends_on_z = False
+
+  def __init__(self, config: UNetConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    del config, dtype, rngs
+
+  def hints(self, c, z=None, index=None) -> None:
+    return None
+
+  def join(self, features: Features, hints: None) -> Features:
+    return features

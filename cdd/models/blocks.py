@@ -1,0 +1,97 @@
+"""Owns the layers that the U-Net and the autoencoder share, named as diffusers names them."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cdd.types import Array
+
+
+def silu(x: Array) -> Array:
+  return x * jax.nn.sigmoid(x)
+
+
+def conv(inputs: int, outputs: int, kernel: int, *, dtype, rngs, stride: int = 1, zero: bool = False):
+  """A convolution padded by kernel // 2 on both sides, as PyTorch pads it."""
+  pad = kernel // 2
+  zeros = dict(kernel_init=nnx.initializers.zeros) if zero else {}
+  return nnx.Conv(
+    inputs,
+    outputs,
+    (kernel, kernel),
+    strides=stride,
+    padding=((pad, pad), (pad, pad)),
+    dtype=dtype,
+    rngs=rngs,
+    **zeros,
+  )
+
+
+def norm(channels: int, groups: int, *, epsilon: float, rngs) -> nnx.GroupNorm:
+  """Group normalisation; its statistics are taken in float32 whatever the activations."""
+  return nnx.GroupNorm(channels, num_groups=groups, epsilon=epsilon, rngs=rngs)
+
+
+def enlarge(x: Array) -> Array:
+  """Nearest-neighbour x2: [b, h, w, c] -> [b, 2h, 2w, c]."""
+  b, h, w, c = x.shape
+  return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def attend(query: Array, key: Array, value: Array, heads: int) -> Array:
+  """Multi-head attention [b, n, d], [b, m, d], [b, m, d] -> [b, n, d]; softmax in float32."""
+  split = lambda x: x.reshape(*x.shape[:2], heads, -1)
+  query, key, value = split(query), split(key), split(value)
+  scores = jnp.einsum('bnhd,bmhd->bhnm', query, key) * query.shape[-1] ** -0.5
+  weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(value.dtype)
+  out = jnp.einsum('bhnm,bmhd->bnhd', weights, value)
+  return out.reshape(*out.shape[:2], -1)
+
+
+class ResnetBlock2D(nnx.Module):
+  """Two normalised convolutions around a time embedding, with a shortcut."""
+
+  def __init__(self, inputs, outputs, *, groups, epsilon, embedding=None, dtype, rngs):
+    self.norm1 = norm(inputs, groups, epsilon=epsilon, rngs=rngs)
+    self.conv1 = conv(inputs, outputs, 3, dtype=dtype, rngs=rngs)
+    if embedding:
+      self.time_emb_proj = nnx.Linear(embedding, outputs, dtype=dtype, rngs=rngs)
+    self.norm2 = norm(outputs, groups, epsilon=epsilon, rngs=rngs)
+    self.conv2 = conv(outputs, outputs, 3, dtype=dtype, rngs=rngs)
+    if inputs != outputs:
+      self.conv_shortcut = conv(inputs, outputs, 1, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Array, emb: Array | None = None) -> Array:
+    h = self.conv1(silu(self.norm1(x)))
+    if emb is not None:
+      h = h + self.time_emb_proj(silu(emb))[:, None, None, :]
+    h = self.conv2(silu(self.norm2(h)))
+    return (self.conv_shortcut(x) if hasattr(self, 'conv_shortcut') else x) + h
+
+
+class Downsample2D(nnx.Module):
+  """A stride-2 convolution; the autoencoder pads below and to the right alone."""
+
+  def __init__(self, channels, *, asymmetric=False, dtype, rngs):
+    self.conv = nnx.Conv(
+      channels,
+      channels,
+      (3, 3),
+      strides=2,
+      padding=((0, 1), (0, 1)) if asymmetric else ((1, 1), (1, 1)),
+      dtype=dtype,
+      rngs=rngs,
+    )
+
+  def __call__(self, x: Array) -> Array:
+    return self.conv(x)
+
+
+class Upsample2D(nnx.Module):
+  """Nearest-neighbour x2 and a convolution."""
+
+  def __init__(self, channels, *, dtype, rngs):
+    self.conv = conv(channels, channels, 3, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Array) -> Array:
+    return self.conv(enlarge(x))

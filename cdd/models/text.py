@@ -1,0 +1,113 @@
+"""Owns the text encoder (transformers' CLIPTextModel)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cdd.registry import choose
+from cdd.types import Array
+
+ACTIVATIONS = dict(
+  quick_gelu=lambda x: x * jax.nn.sigmoid(1.702 * x),
+  gelu=lambda x: jax.nn.gelu(x, approximate=False),
+)
+
+
+class TextConfig(NamedTuple):
+  """The fields of transformers' config.json that the text encoder uses."""
+
+  vocab_size: int = 49408
+  hidden_size: int = 768
+  intermediate_size: int = 3072
+  num_hidden_layers: int = 12
+  num_attention_heads: int = 12
+  max_position_embeddings: int = 77
+  hidden_act: str = 'quick_gelu'
+  layer_norm_eps: float = 1e-5
+
+
+class SelfAttention(nnx.Module):
+  def __init__(self, config: TextConfig, *, dtype, rngs):
+    linear = lambda: nnx.Linear(config.hidden_size, config.hidden_size, dtype=dtype, rngs=rngs)
+    self.q_proj, self.k_proj, self.v_proj, self.out_proj = linear(), linear(), linear(), linear()
+    self.heads = config.num_attention_heads
+
+  def __call__(self, x: Array) -> Array:
+    b, n, d = x.shape
+    split = lambda y: y.reshape(b, n, self.heads, d // self.heads)
+    query, key, value = split(self.q_proj(x)), split(self.k_proj(x)), split(self.v_proj(x))
+    scores = jnp.einsum('bnhd,bmhd->bhnm', query, key) * (d // self.heads) ** -0.5
+    causal = jnp.tril(jnp.ones((n, n), bool))[None, None]
+    scores = jnp.where(causal, scores.astype(jnp.float32), -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return self.out_proj(jnp.einsum('bhnm,bmhd->bnhd', weights, value).reshape(b, n, d))
+
+
+class MLP(nnx.Module):
+  def __init__(self, config: TextConfig, *, dtype, rngs):
+    self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, dtype=dtype, rngs=rngs)
+    self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, dtype=dtype, rngs=rngs)
+    self.activation = choose(ACTIVATIONS, config.hidden_act, 'text activation')
+
+  def __call__(self, x: Array) -> Array:
+    return self.fc2(self.activation(self.fc1(x)))
+
+
+class Layer(nnx.Module):
+  def __init__(self, config: TextConfig, *, dtype, rngs):
+    layer_norm = lambda: nnx.LayerNorm(
+      config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs
+    )
+    self.self_attn = SelfAttention(config, dtype=dtype, rngs=rngs)
+    self.layer_norm1, self.layer_norm2 = layer_norm(), layer_norm()
+    self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Array) -> Array:
+    x = x + self.self_attn(self.layer_norm1(x))
+    return x + self.mlp(self.layer_norm2(x))
+
+
+class Embeddings(nnx.Module):
+  def __init__(self, config: TextConfig, *, rngs):
+    embed = lambda count: nnx.Embed(
+      count, config.hidden_size, embedding_init=nnx.initializers.normal(0.02), rngs=rngs
+    )
+    self.token_embedding = embed(config.vocab_size)
+    self.position_embedding = embed(config.max_position_embeddings)
+
+  def __call__(self, tokens: Array) -> Array:
+    positions = self.position_embedding(jnp.arange(tokens.shape[1]))
+    return self.token_embedding(tokens) + positions[None]
+
+
+class Encoder(nnx.Module):
+  def __init__(self, config: TextConfig, *, dtype, rngs):
+    make = lambda: Layer(config, dtype=dtype, rngs=rngs)
+    self.layers = nnx.List([make() for _ in range(config.num_hidden_layers)])
+
+
+class TextTransformer(nnx.Module):
+  def __init__(self, config: TextConfig, *, dtype, rngs):
+    self.embeddings = Embeddings(config, rngs=rngs)
+    self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+    self.final_layer_norm = nnx.LayerNorm(
+      config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs
+    )
+
+  def __call__(self, tokens: Array) -> Array:
+    x = self.embeddings(tokens)
+    for layer in self.encoder.layers:
+      x = layer(x)
+    return self.final_layer_norm(x)
+
+
+class CLIPTextModel(nnx.Module):
+  """Tokens int32 [b, n] -> hidden states [b, n, d] after the final norm."""
+
+  def __init__(self, config: TextConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    self.text_model = TextTransformer(config, dtype=dtype, rngs=rngs)
+
+  def __call__(self, tokens: Array) -> Array:
+    return self.text_model(tokens)

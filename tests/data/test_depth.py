@@ -1,0 +1,81 @@
+"""The depth task against the formula written out, and its guards."""
+
+import numpy as np
+import pytest
+
+from cdd.data.scenes import Scenes
+from cdd.data.tasks.depth import depth
+
+
+def example(values):
+  values = np.asarray(values, np.float32)
+  return dict(image=np.zeros((*values.shape[:2], 3), np.float32), depth=values, caption='a cube')
+
+
+def test_metric_depth_is_inverted_and_stretched_to_near_one_far_zero():
+  metres = [[1.0, 2.0], [4.0, 8.0]]
+  out = depth(depth_kind='metric')(example(metres))
+  expected = [[(1 / d - 1 / 8) / (1 - 1 / 8) for d in row] for row in metres]
+  np.testing.assert_allclose(out['condition'][..., 0], expected, atol=1e-6)
+  assert out['condition'][0, 0, 0] == 1 and out['condition'][1, 1, 0] == 0
+
+
+def test_inverse_depth_is_only_stretched():
+  out = depth(depth_kind='inverse')(example([[-1.0, 0.0, 3.0]]))
+  np.testing.assert_allclose(out['condition'][0, :, 0], [0, 0.25, 1])
+
+
+def test_the_condition_is_three_equal_channels_of_float32():
+  out = depth()(Scenes(size=(24, 32))[0])
+  condition = out['condition']
+  assert condition.shape == (24, 32, 3) and condition.dtype == np.float32
+  assert set(out) == {'image', 'condition', 'caption'}
+  assert (condition == condition[..., :1]).all()
+  assert condition.min() == 0 and condition.max() == 1
+
+
+def test_nearer_points_are_brighter():
+  scene = Scenes(size=32)[3]
+  condition = depth()(scene)['condition'][..., 0]
+  order = np.argsort(scene['depth'], axis=None)
+  assert (np.diff(condition.ravel()[order]) <= 0).all()
+
+
+@pytest.mark.parametrize('kind', ['metric', 'inverse'])
+@pytest.mark.parametrize('percentiles', [None, (2, 98)])
+def test_a_constant_depth_gives_zeros_and_not_a_division_by_zero(kind, percentiles):
+  out = depth(depth_kind=kind, percentiles=percentiles)(example(np.full((4, 4), 3.0)))
+  assert (out['condition'] == 0).all()
+
+
+def test_percentiles_keep_one_outlier_from_flattening_the_rest():
+  values = np.linspace(1, 2, 400).reshape(20, 20)
+  values[0, 0] = 1000
+  plain = depth(depth_kind='inverse')(example(values))['condition']
+  robust = depth(depth_kind='inverse', percentiles=(2, 98))(example(values))['condition']
+  assert np.ptp(plain[1:]) < 0.01 and np.ptp(robust[1:]) > 0.9
+  assert robust.min() == 0 and robust.max() == 1
+
+
+def test_an_infinitely_far_sky_is_zero():
+  out = depth()(example([[1.0, np.inf]]))
+  np.testing.assert_array_equal(out['condition'][0, :, 0], [1, 0])
+
+
+def test_a_trailing_channel_of_one_is_accepted():
+  assert depth()(example(np.ones((4, 5, 1))))['condition'].shape == (4, 5, 3)
+
+
+def test_bad_settings_and_bad_depths_are_named():
+  with pytest.raises(ValueError, match="Unknown depth_kind 'disparty'; choose one of"):
+    depth(depth_kind='disparty')
+  with pytest.raises(ValueError, match='percentiles'):
+    depth(percentiles=(98, 2))
+  with pytest.raises(ValueError, match='must be positive'):
+    depth()(example([[1.0, 0.0]]))
+  with pytest.raises(ValueError, match='must be positive'):
+    depth()(example([[1.0, np.nan]]))
+  with pytest.raises(ValueError, match='must be finite'):
+    depth(depth_kind='inverse')(example([[1.0, np.nan]]))
+  with pytest.raises(ValueError, match='must agree'):
+    depth()(example(np.ones((4, 4))) | dict(depth=np.ones((4, 5))))
