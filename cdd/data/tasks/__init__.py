@@ -1,1 +1,7 @@
+"""Tasks: each is a factory, settings -> (example, rng) -> dict(image, condition, caption)."""
 
+from cdd.data.tasks.depth import depth
+from cdd.data.tasks.super_resolution import super_resolution
+from cdd.data.tasks.text_to_image import text_to_image
+
+TASKS = dict(depth=depth, super_resolution=super_resolution, text_to_image=text_to_image)

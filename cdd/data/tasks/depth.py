@@ -6,7 +6,7 @@ KINDS = ('metric', 'inverse')
 
 
 def depth(*, depth_kind='metric', percentiles=None):
-  """Makes the task: `example -> dict(image, condition, caption)`.
+  """Makes the task: `(example, rng) -> dict(image, condition, caption)`.
 
   The example's `depth` [h, w] (or [h, w, 1]) becomes the `condition`, float32 [h, w, 3] in 0..1:
   inverse depth, stretched to the whole range for each image, near = 1, the same in all channels, as
@@ -29,7 +29,8 @@ def depth(*, depth_kind='metric', percentiles=None):
     if not 0 <= low < high <= 100:
       raise ValueError(f'percentiles are {percentiles}; they must be 0 <= low < high <= 100')
 
-  def task(example):
+  def task(example, rng):
+    del rng
     near = inverse(example['depth'], depth_kind, example['image'].shape[:2])
     condition = np.repeat(stretched(near, percentiles)[:, :, None], 3, axis=2)
     return dict(image=example['image'], condition=condition, caption=example['caption'])

@@ -1,0 +1,86 @@
+"""Owns the way from a source to batches: shuffled, prefetched, resumable, cut over processes."""
+
+from collections.abc import Callable
+
+import grain
+import numpy as np
+
+from cdd.errors import UserError
+
+
+class Batches:
+  """Endless training batches; a dict of NumPy arrays each.
+
+  Example i of the stream, and every random draw about it, depends on the seed and i alone, so a
+  restored iterator gives what an unbroken one would have given.
+  """
+
+  def __init__(
+    self,
+    source,
+    task: Callable,
+    tokenize: Callable[[str], np.ndarray],
+    *,
+    batch_size: int,
+    seed: int,
+    caption_dropout: float = 0.0,
+    threads: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+  ):
+    """`batch_size` counts all processes; this one yields its part.
+
+    Raises:
+      UserError: the processes do not divide the batch.
+    """
+    if batch_size % process_count:
+      raise UserError(f'{process_count} processes do not divide a batch of {batch_size}.')
+    mine = slice(process_index, None, process_count)
+
+    def prepare(example, rng):
+      dropped = rng.random() < caption_dropout
+      return as_arrays(task(example, rng), tokenize, dropped=dropped)
+
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()[mine]
+    dataset = dataset.random_map(prepare).batch(batch_size // process_count)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+    self._iterator = iter(dataset.to_iter_dataset(options))
+
+  def __iter__(self):
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    return next(self._iterator)
+
+  def get_state(self) -> dict:
+    return self._iterator.get_state()
+
+  def set_state(self, state: dict) -> None:
+    self._iterator.set_state(state)
+
+
+def as_arrays(example: dict, tokenize: Callable, *, dropped: bool = False) -> dict[str, np.ndarray]:
+  """An example with its caption as tokens; a dropped caption is the empty one."""
+  tokens = tokenize('' if dropped else example['caption'])
+  pictures = {name: example[name] for name in ('image', 'condition') if name in example}
+  return dict(pictures, tokens=tokens)
+
+
+def held_out(source, task: Callable, tokenize: Callable, *, batch_size: int, seed: int, count: int):
+  """The first `count` examples of a held-out source, in fixed batches.
+
+  Raises:
+    UserError: the batch size does not divide the count, or the source is too short.
+  """
+  if count % batch_size or count > len(source):
+    raise UserError(
+      f'Cannot evaluate {count} of {len(source)} held-out examples in batches of {batch_size}.'
+    )
+  batches = []
+  for start in range(0, count, batch_size):
+    examples = [
+      as_arrays(task(source[i], np.random.default_rng((seed, i))), tokenize)
+      for i in range(start, start + batch_size)
+    ]
+    batches.append({name: np.stack([e[name] for e in examples]) for name in examples[0]})
+  return batches
