@@ -1,5 +1,6 @@
 """The one file that reads a whole config: it names every registry and binds the parts of a run."""
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,24 +9,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from cdd import trees
+from cdd import priors, trees
 from cdd.data import SOURCES, TASKS, pipeline, tokens
-from cdd.diffusion import distances, predictors, times
+from cdd.diffusion import distances, predictors, schedules, times
 from cdd.diffusion.samplers import SAMPLERS
-from cdd.errors import UserError
 from cdd.methods import METHODS, autoencoder
-from cdd.models import lpips
+from cdd.models import functional, lpips
+from cdd.models.adapted import Adapted
+from cdd.models.adapters import ADAPTERS
 from cdd.models.networks import Networks
+from cdd.models.pretrained import diffusers
 from cdd.registry import bind, choose
-from cdd.training import checkpoint, sharding, step as steps
+from cdd.training import checkpoint, sharding
 from cdd.training import state as states
+from cdd.training import step as steps
 from cdd.training.optimizer import OPTIMIZERS
 from cdd.training.targets import TARGETS
 from cdd.types import Batch, Nets, Params
 
-PACKAGED = Path(__file__).parent / 'assets'
-FACTORIES = dict(  # What the settings of a method may name.
+# What the settings of a method may name.
+FACTORIES = dict(
   sample_t=times.SAMPLE_T,
   predictor=predictors.PREDICTORS,
   d_eps=distances.DISTANCES,
@@ -33,24 +38,146 @@ FACTORIES = dict(  # What the settings of a method may name.
 )
 
 
-def method(config, networks: Networks) -> Callable:
-  """The loss of `config.method`: its nested specs bound first, then itself."""
-  spec = dict(config.method)
-  for field in FACTORIES.keys() & spec.keys():
-    spec[field] = bind(FACTORIES[field], dict(spec[field]), field)
-  schedule = networks.schedule
-  return partial(
-    bind(METHODS, spec, 'method'), schedule=schedule, num_steps=schedule.num_steps
+class Experiment(NamedTuple):
+  """A run, bound: what the training loop and the evaluation call.
+
+  Attributes:
+    networks: the networks as functions of a tree.
+    prior: the pretrained pipeline.
+    frozen: weights that no step changes.
+    initial: () -> the state before the first update.
+    abstract: the state's shapes with their shardings, for restoring.
+    step: (state, batch) -> (state, metrics); donates the state.
+    batches: the training batches, an iterator with get_state and set_state.
+    held_out: (count, batch_size) -> fixed evaluation batches.
+    sample: (params, batch, seed, sampler=, steps=) -> images [b, H, W, 3] in [0, 1].
+    reconstruct: (params, images) -> images, through the autoencoder.
+    mesh: the devices.
+  """
+
+  networks: Networks
+  prior: diffusers.Pretrained
+  frozen: Params
+  initial: Callable
+  abstract: Any
+  step: Callable
+  batches: Any
+  held_out: Callable
+  sample: Callable
+  reconstruct: Callable
+  mesh: Any
+
+
+def experiment(config, workdir: Path) -> Experiment:
+  """Everything that `config` describes; nothing is trained yet."""
+  mesh = sharding.make_mesh(**config.mesh)
+  source = bind(SOURCES, config.data.source, 'source')()
+  task = bind(TASKS, config.data.task, 'task')()
+  captions = (source[index]['caption'] for index in range(min(4000, len(source))))
+  prior = priors.load(config.prior, workdir, captions)
+  networks, adapter = adapted_networks(config.model, prior)
+  train, frozen = divide(config, {**prior.params, **adapter})
+  optimizer = bind(OPTIMIZERS, config.optimizer, 'optimizer')(steps=config.steps)
+  create = lambda params: states.create(params, optimizer)
+  shapes = jax.eval_shape(create, train)
+  places = sharding.of_state(shapes, mesh)
+  update = steps.make(
+    objective(config, networks),
+    optimizer,
+    bind(TARGETS, config.target, 'target'),
+    accumulate=config.accumulate,
+  )
+  update = jax.jit(update, donate_argnums=0, out_shardings=(places, None))
+  frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh))
+  tokenize = tokens.Tokenizer(prior.tokenizer) if prior.tokenizer else tokens.none
+  rng = jax.random.key(config.seed)
+  return Experiment(
+    networks=networks,
+    prior=prior,
+    frozen=frozen,
+    initial=lambda: jax.jit(create, out_shardings=places)(train),
+    abstract=checkpoint.abstract(shapes, places),
+    step=lambda state, batch: update(state, frozen, batch, rng),
+    batches=batches(config, source, task, tokenize),
+    held_out=partial(held_out, config, task, tokenize),
+    sample=sampling(networks, frozen),
+    reconstruct=jax.jit(reconstruction(networks, frozen)),
+    mesh=mesh,
   )
 
 
-def diffusion_objective(config, networks: Networks) -> Callable:
-  """Algorithm 1's loss (or another method's) as a function of trees and a raw batch."""
-  loss = method(config, networks)
+def adapted_networks(spec, prior: diffusers.Pretrained) -> tuple[Networks, Params]:
+  """The networks of a prior with the adapter of `config.model`, and the adapter's parameters."""
+  dtype = jnp.dtype(spec.dtype)
+  settings = dict(spec.adapter)
+  kind = choose(ADAPTERS, settings.pop('name'), 'adapter')
+  configs = prior.configs
+  apply = {}
+  for component in configs:
+    make = partial(diffusers.make, component, configs[component], dtype=dtype)
+    apply[component] = functional.abstract(make)[0]
+  adapter = {}
+  if 'unet' in configs:
+    plug = lambda: kind(configs['unet'], dtype=dtype, rngs=nnx.Rngs(1), **settings)
+    unet = partial(diffusers.make, 'unet', configs['unet'], dtype=dtype)
+    apply['unet'] = functional.abstract(lambda: Adapted(unet(), plug()))[0]
+    adapter = initial_adapter(kind, plug, prior.params)
+  vae = configs['vae']
+  networks = Networks(
+    adapted=apply.get('unet'),
+    vae=apply['vae'],
+    text_encoder=apply.get('text_encoder'),
+    schedule=schedules.from_diffusers(prior.scheduler),
+    prediction=prior.scheduler.get('prediction_type', 'epsilon'),
+    scale=vae.scaling_factor,
+    shift=vae.shift_factor or 0.0,
+    factor=vae.factor,
+    channels=vae.latent_channels,
+    condition_space=kind.condition_space,
+    depends_on_z=kind.depends_on_z or settings.get('sees_t', False),
+  )
+  return networks, adapter
 
-  def objective(params, target, frozen, raw, rng, step):
+
+def initial_adapter(kind, plug: Callable, params: Params) -> Params:
+  """An adapter's first parameters: copies of the U-Net's encoder (§4.1), the rest as it is made."""
+  tree = jax.tree.map(np.asarray, jax.jit(lambda: functional.bind(plug())[1])())
+  if kind.copies_unet_below is not None:
+    start = len(kind.copies_unet_below) + bool(kind.copies_unet_below)
+    twins = {path: 'unet.' + path[start:] for path in tree}
+    tree.update({path: params[twin] for path, twin in twins.items() if twin in params})
+  return trees.prefixed(tree, 'adapter')
+
+
+def divide(config, everything: Params) -> tuple[Params, Params]:
+  """(trainable, frozen) by the patterns of `config.trainable`; copies, as the step donates them."""
+  labels = trees.match(config.trainable, everything)
+  for label in set(labels.values()):
+    choose(dict(train=0, freeze=0), label, 'label of config.trainable')
+  groups = dict(train={}, freeze={}) | trees.split(everything, labels)
+  frozen = groups['freeze']
+  if dict(config.method.get('predictor', {})).get('name') == 'teacher':
+    frozen = {**frozen, **trees.prefixed(groups['train'], 'teacher')}
+  return groups['train'], frozen
+
+
+def objective(config, networks: Networks) -> Callable:
+  """What a step minimises, as a function of trees and a raw batch."""
+  make = autoencoder_objective if config.method.name == 'autoencoder' else diffusion_objective
+  return make(config, networks)
+
+
+def diffusion_objective(config, networks: Networks) -> Callable:
+  """Algorithm 1's loss, or another method's."""
+  spec = dict(config.method)
+  for field in FACTORIES.keys() & spec.keys():
+    spec[field] = bind(FACTORIES[field], spec[field], field)
+  schedule = networks.schedule
+  loss = partial(bind(METHODS, spec, 'method'), schedule=schedule, num_steps=schedule.num_steps)
+
+  def run(params, target, frozen, raw, rng, step):
     online = {**frozen, **params}
-    x = jax.lax.stop_gradient(networks.encode(frozen, raw['image']))
+    x = networks.encode(frozen, raw['image'])
     c = networks.condition(online, raw)
     nets = Nets(
       online=networks.velocity(online),
@@ -59,48 +186,75 @@ def diffusion_objective(config, networks: Networks) -> Callable:
     )
     return loss(nets, Batch(x, c), rng, step)
 
-  return objective
+  return run
 
 
 def autoencoder_objective(config, networks: Networks) -> Callable:
-  """The autoencoder's loss as a function of trees and a raw batch."""
-  settings = {k: v for k, v in config.method.items() if k != 'name'}
+  """The autoencoder's own loss."""
+  settings = {name: value for name, value in config.method.items() if name != 'name'}
   weights = lpips.load()
   perceptual = lambda a, b: lpips.lpips(weights, (a + 1) / 2, (b + 1) / 2)
 
-  def objective(params, target, frozen, raw, rng, step):
-    apply = partial(networks.vae, trees.select(params, 'vae'))
+  def run(params, target, frozen, raw, rng, step):
+    vae = partial(networks.vae, trees.select(params, 'vae'))
+    images = 2 * raw['image'] - 1
     return autoencoder.loss(
-      partial(apply, 'encode'), partial(apply, 'decode'), perceptual, 2 * raw['image'] - 1, rng, **settings
+      partial(vae, 'encode'), partial(vae, 'decode'), perceptual, images, rng, **settings
     )
 
-  return objective
+  return run
 
 
-class Experiment(NamedTuple):
-  """A run, bound: what the training loop and the evaluation call.
+def batches(config, source, task, tokenize) -> pipeline.Batches:
+  """The training batches of this process."""
+  return pipeline.Batches(
+    source,
+    task,
+    tokenize,
+    batch_size=config.data.batch_size,
+    seed=config.seed,
+    caption_dropout=config.data.caption_dropout,
+    threads=config.data.threads,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
 
-  Attributes:
-    networks: the networks as functions of a tree.
-    frozen: weights that no step changes.
-    initial: makes the state before the first update.
-    abstract: the state's shapes with their shardings, for restoring.
-    step: (state, batch) -> (state, metrics); donates the state.
-    batches: the training batches, an iterator with get_state and set_state.
-    held_out: count -> fixed evaluation batches.
-    sample: (params, batch, rng, sampler, steps) -> images [b, H, W, 3] in [0, 1].
-    export: (state, folder) writes the trained networks.
-    preview: state -> (picture, score).
-  """
 
-  networks: Networks
-  frozen: Params
-  initial: Callable
-  abstract: Any
-  step: Callable
-  batches: Any
-  held_out: Callable
-  sample: Callable
-  export: Callable
-  preview: Callable
-  mesh: Any
+def held_out(config, task, tokenize, count: int, batch_size: int) -> list[dict]:
+  """The first held-out examples in fixed batches, the same for every seed of the run."""
+  source = bind(SOURCES, config.data.held_out, 'source')()
+  return pipeline.held_out(source, task, tokenize, batch_size=batch_size, seed=0, count=count)
+
+
+def sampling(networks: Networks, frozen: Params) -> Callable:
+  """`sample(params, batch, seed, sampler=, steps=)`; each sampler and step count compiles once."""
+
+  @functools.cache
+  def compiled(sampler: str, count: int) -> Callable:
+    walk = choose(SAMPLERS, sampler, 'sampler')
+    grid = times.trailing(networks.schedule.num_steps, count)
+
+    def run(params, frozen, raw, seed):
+      tree = {**frozen, **params}
+      z_rng, rng = jax.random.split(jax.random.key(seed))
+      z = jax.random.normal(z_rng, networks.latent_shape(raw['image'].shape))
+      denoise = networks.denoiser(tree, networks.condition(tree, raw))
+      x = walk(denoise, z, rng, schedule=networks.schedule, times=grid)
+      return jnp.clip(networks.decode(tree, x), 0, 1)
+
+    return jax.jit(run)
+
+  def sample(params, batch, seed, *, sampler, steps):
+    return compiled(sampler, steps)(params, frozen, batch, seed)
+
+  return sample
+
+
+def reconstruction(networks: Networks, frozen: Params) -> Callable:
+  """(params, images) -> what the autoencoder makes of them, clipped to [0, 1]."""
+
+  def run(params, images):
+    tree = {**frozen, **params}
+    return jnp.clip(networks.decode(tree, networks.encode(tree, images)), 0, 1)
+
+  return run

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cdd import build, report
+from cdd import build, export, report
 from cdd.errors import UserError
+from cdd.eval import grid
 from cdd.training import checkpoint, sharding
 from cdd.training import writer as writers
 
@@ -27,13 +28,14 @@ def run(config, workdir: Path) -> None:
       prior is missing, or the loss is not finite.
   """
   claim(config, workdir)
-  experiment = build.experiment(config)
+  experiment = build.experiment(config, workdir)
   state = fit(experiment, config, workdir)
   if state is None:
     return
   if jax.process_index() == 0:
-    experiment.export(state, workdir / 'export')
-  report.evaluate(experiment, state, config, workdir)
+    export.export(experiment, config, state.target, workdir / 'export')
+    if config.evaluation:
+      report.evaluate(experiment, config, state.target, workdir)
 
 
 def claim(config, workdir: Path) -> None:
@@ -171,14 +173,11 @@ class Loop:
     every = self._config.log.samples_every
     if not every or (step % every and step != self._config.steps):
       return {}
-    picture, score = self._experiment.preview(state)
+    columns, score = report.preview(self._experiment, self._config, state.target)
     self._began = 0.0
     if self._log:
-      from cdd.eval import grid
-
-      path = workdir / 'samples' / f'{step:07d}.png'
-      path.parent.mkdir(exist_ok=True)
-      grid.save_png(path, picture)
+      picture = grid.grid(columns)
+      grid.save_png(workdir / 'samples' / f'{step:07d}.png', picture)
       self._log.image(step, 'samples', picture)
       self._log.scalars(step, dict(score=score))
     return dict(score=score)

@@ -17,29 +17,27 @@ VAE = dict(
   in_channels=3,
   out_channels=3,
   latent_channels=4,
-  block_out_channels=(32, 64, 96),
+  block_out_channels=(24, 48, 96),
   layers_per_block=1,
   norm_num_groups=8,
 )
 UNET = dict(
   in_channels=4,
   out_channels=4,
-  block_out_channels=(64, 128, 192),
+  block_out_channels=(48, 96, 144),
   down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
   up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'),
   layers_per_block=1,
   cross_attention_dim=128,
   attention_head_dim=4,
-  norm_num_groups=32,
+  norm_num_groups=16,
   sample_size=16,
 )
 TEXT = dict(
-  vocab_size=1024,
   hidden_size=128,
   intermediate_size=512,
   num_hidden_layers=2,
   num_attention_heads=4,
-  max_position_embeddings=32,
 )
 SCHEDULER = dict(
   _class_name='DDIMScheduler',
@@ -54,15 +52,15 @@ SCHEDULER = dict(
 )
 
 
+def mixture(size: int, *, start: int, split: str) -> dict:
+  scenes = dict(name='scenes', size=size, start=start)
+  return dict(name='mixture', sources=(scenes, dict(name='photos', split=split, size=size)))
+
+
 def data(size: int) -> dict:
   return dict(
-    source=dict(
-      name='mixture',
-      sources=(
-        dict(name='scenes', size=size, seed=0, start=10_000),
-        dict(name='photos', split='train', size=size, seed=0),
-      ),
-    ),
+    source=mixture(size, start=10_000, split='train'),
+    held_out=mixture(size, start=0, split='test'),
     task=dict(name='text_to_image'),
     batch_size=32,
     caption_dropout=0.1,
@@ -73,7 +71,8 @@ def data(size: int) -> dict:
 def autoencoder() -> ConfigDict:
   config = common.base()
   config.name = 'pretrain_autoencoder'
-  config.steps = 4000
+  config.evaluation = None
+  config.steps = 1600
   config.prior = dict(path=None, new=dict(vae=VAE))
   config.model.adapter = dict(name='none')
   config.trainable = (('vae[.].*', 'train'),)
@@ -84,16 +83,18 @@ def autoencoder() -> ConfigDict:
   config.optimizer.learning_rate = 1e-3
   config.log.samples_every = 250
   config.log.checkpoint_every = 250
+  config.log.every = 5
   return config
 
 
 def prior() -> ConfigDict:
   config = common.base()
   config.name = 'pretrain_prior'
+  config.evaluation = None
   config.steps = 12000
   config.prior = dict(
     path='runs/pretrain_autoencoder/export',
-    new=dict(unet=UNET, text_encoder=TEXT, scheduler=SCHEDULER, tokenizer=dict(vocab_size=1024)),
+    new=dict(unet=UNET, text_encoder=TEXT, scheduler=SCHEDULER, tokenizer=dict(vocab_size=1024, length=48)),
   )
   config.model.adapter = dict(name='none')
   config.trainable = (('unet[.].*|text_encoder[.].*', 'train'), ('vae[.].*', 'freeze'))

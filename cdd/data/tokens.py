@@ -47,6 +47,7 @@ class Tokenizer:
       end_of_word_suffix='</w>',
     )
     self._tokenizer = _bare(model)
+    self.size = self._tokenizer.get_vocab_size()
     self.length = int(settings['model_max_length'])
     pad = settings.get('pad_token', END)
     pad = pad['content'] if isinstance(pad, dict) else pad
@@ -56,6 +57,11 @@ class Tokenizer:
     ids = self._tokenizer.encode(text, add_special_tokens=False).ids[: self.length - 2]
     ids = [self._start, *ids, self._end]
     return np.array(ids + [self._pad] * (self.length - len(ids)), np.int32)
+
+
+def none(text: str) -> np.ndarray:
+  """No tokens, for runs without a text encoder."""
+  return np.zeros((1,), np.int32)
 
 
 def train(captions: Iterable[str], folder: Path, *, vocab_size: int, length: int) -> None:

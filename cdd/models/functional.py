@@ -2,23 +2,27 @@
 
 from collections.abc import Callable
 
-import jax
 from flax import nnx
 
 from cdd.types import Params
 
 
 def bind(module: nnx.Module) -> tuple[Callable, Params]:
-  """(apply, params): `apply(params, 'method', *args)` calls a method with these parameters."""
+  """(apply, params): `apply(params, 'method', *args)` calls a method with these parameters.
+
+  Paths that the module lacks are ignored, so a whole run's tree may be given.
+  """
   graph, state = nnx.split(module)
-  flat = {'.'.join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
-  paths = {'.'.join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
+  leaves = nnx.to_flat_state(state)
+  paths = {'.'.join(map(str, path)): path for path, _ in leaves}
 
   def apply(params: Params, method: str, *args, **settings):
-    rebuilt = nnx.from_flat_state(
-      [(paths[name], nnx.Param(params[name])) for name in paths]
-    )
-    merged = nnx.merge(graph, rebuilt)
-    return getattr(merged, method)(*args, **settings)
+    flat = [(path, nnx.Param(params[name])) for name, path in paths.items()]
+    return getattr(nnx.merge(graph, nnx.from_flat_state(flat)), method)(*args, **settings)
 
-  return apply, {name: leaf.get_value() for name, leaf in flat.items()}
+  return apply, {'.'.join(map(str, path)): leaf.get_value() for path, leaf in leaves}
+
+
+def abstract(make: Callable[[], nnx.Module]) -> tuple[Callable, Params]:
+  """The same without making an array: the parameters are shapes."""
+  return bind(nnx.eval_shape(make))

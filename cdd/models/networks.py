@@ -20,6 +20,7 @@ class Networks(NamedTuple):
     schedule: the noise schedule that the U-Net was trained with.
     prediction: what the U-Net's output means, in diffusers' terms ('v_prediction', ...).
     scale, shift: latents = (mean - shift) * scale.
+    factor, channels: pixels per latent along a side; channels of the latents.
     condition_space: 'latent' | 'pixel', what the adapter wants of a condition image.
     depends_on_z: whether the adapter must be evaluated at every step.
   """
@@ -31,8 +32,14 @@ class Networks(NamedTuple):
   prediction: str
   scale: float
   shift: float
+  factor: int
+  channels: int
   condition_space: str
   depends_on_z: bool
+
+  def latent_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the latents of images [b, H, W, 3]."""
+    return (images[0], images[1] // self.factor, images[2] // self.factor, self.channels)
 
   def encode(self, params: Params, images: Array) -> Array:
     """Images [b, H, W, 3] in [0, 1] -> latents [b, h, w, c]: the mode, scaled."""

@@ -1,0 +1,21 @@
+"""Owns the few-step sampler of a distilled model: start at t = T, return x̂ at the last step."""
+
+import jax
+
+from cdd.diffusion.process import Level, Pair, compose
+from cdd.diffusion.samplers import loop
+
+
+def consistency(denoise, z, rng, *, schedule, times):
+  """Deterministic: ẑ_s of the predicted signal and the predicted noise. Arguments as `loop.run`."""
+  update = lambda pair, at_t, at_s, key: compose(pair, at_s)
+  return loop.run(update, denoise, z, rng, schedule=schedule, times=times)
+
+
+def consistency_renoise(denoise, z, rng, *, schedule, times):
+  """ẑ_s of the predicted signal and fresh noise (Song et al., 2023, Algorithm 1)."""
+
+  def update(pair: Pair, at_t: Level, at_s: Level, key: jax.Array) -> jax.Array:
+    return compose(Pair(pair.x, jax.random.normal(key, pair.x.shape, pair.x.dtype)), at_s)
+
+  return loop.run(update, denoise, z, rng, schedule=schedule, times=times)

@@ -1,0 +1,27 @@
+"""Owns DDIM (Song et al., 2020a; Eq. 6)."""
+
+import jax
+import jax.numpy as jnp
+
+from cdd.diffusion.process import Level, Pair, compose
+from cdd.diffusion.samplers import loop
+
+
+def ddim(denoise, z, rng, *, schedule, times, eta: float = 0.0):
+  """DDIM; `eta` 1 adds the noise of the ancestral sampler, 0 none. Arguments as `loop.run`."""
+
+  def update(pair: Pair, at_t: Level, at_s: Level, key: jax.Array) -> jax.Array:
+    if eta == 0:
+      return compose(pair, at_s)
+    ratio = (1 - (at_t.alpha / at_s.alpha) ** 2) * (at_s.sigma / at_t.sigma) ** 2
+    std = eta * jnp.sqrt(ratio)  # Their Eq. 16.
+    kept = jnp.sqrt(jnp.maximum(at_s.sigma**2 - std**2, 0))
+    noise = jax.random.normal(key, pair.x.shape, pair.x.dtype)
+    return compose(pair, Level(at_s.alpha, kept)) + std * noise
+
+  return loop.run(update, denoise, z, rng, schedule=schedule, times=times)
+
+
+def ancestral(denoise, z, rng, *, schedule, times):
+  """The posterior q(z_s | z_t, x̂) of Ho et al. (2020): DDIM with eta = 1."""
+  return ddim(denoise, z, rng, schedule=schedule, times=times, eta=1.0)

@@ -1,0 +1,29 @@
+"""Owns plain conditional diffusion: the undistilled model that every comparison needs."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cdd.diffusion.process import Level, Pair, compose, velocity
+from cdd.types import Array, Batch, Nets
+
+
+def loss(
+  nets: Nets,
+  batch: Batch,
+  rng: Array,
+  step: Array,
+  *,
+  schedule: Callable[[Array], Level],
+  num_steps: int,
+  sample_t: Callable,
+) -> tuple[Array, dict[str, Array]]:
+  """The mean squared error of v (Salimans & Ho, 2022), t from 1 to T."""
+  t_rng, eps_rng = jax.random.split(rng)
+  x, c = batch
+  t = sample_t(t_rng, x.shape[0], 1, num_steps)
+  real = Pair(x, jax.random.normal(eps_rng, x.shape, x.dtype))
+  level = schedule(t)
+  error = velocity(real, level) - nets.online(compose(real, level), c, t)
+  return jnp.mean(error**2), {}
