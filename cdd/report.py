@@ -1,10 +1,30 @@
-"""Owns what a run shows: previews while it trains."""
+"""Owns what a run shows: previews while it trains, and the evaluation beside its baselines."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
 import numpy as np
 
+from cdd import export
+from cdd.eval import grid, page
+from cdd.eval.evaluate import evaluate as measure
+from cdd.eval.metrics.frechet import NAME
 from cdd.models import lpips
+from cdd.training import writer
 
-PREVIEWS = 16  # Held-out examples behind the score; half of them are drawn.
+PREVIEWS = 16  # Held-out examples behind a preview's score; half of them are drawn.
+SHIPPED = Path(__file__).parent / 'assets' / 'trained'
+
+
+class Entry(NamedTuple):
+  """A row to measure: a method at a number of steps, and how it samples."""
+
+  method: str
+  steps: int | None
+  sampler: str | None
+  sample: Callable[[dict, int], np.ndarray]
 
 
 def preview(experiment, config, params) -> tuple[dict, float]:
@@ -21,3 +41,79 @@ def preview(experiment, config, params) -> tuple[dict, float]:
   columns['truth'] = batch['image']
   score = float(lpips.lpips(lpips.load(), out, batch['image']).mean())
   return {label: np.asarray(images)[: PREVIEWS // 2] for label, images in columns.items()}, score
+
+
+def evaluate(experiment, config, params, workdir: Path) -> list[dict]:
+  """Measures the run, the shipped models and the trivial rows; writes report.html, metrics.json."""
+  settings = config.evaluation
+  batches = experiment.held_out(settings.count, settings.batch_size)
+  weights = lpips.load()
+  rows, shown = [], {}
+  for entry in entries(experiment, config, params):
+    row, images = measure(entry.sample, batches, weights=weights)
+    rows.append(dict(method=entry.method, steps=entry.steps, sampler=entry.sampler, **row))
+    shown[entry.method, entry.steps] = images
+    print(line(rows[-1]), flush=True)
+  if jax.process_index() == 0:
+    write(config, workdir, rows, shown, batches[0])
+  return rows
+
+
+def entries(experiment, config, params) -> list[Entry]:
+  """What the report compares, in the order of its table."""
+  settings = config.evaluation
+
+  def rows(label, tree, sampler, counts):
+    sample = lambda steps: lambda batch, number: experiment.sample(
+      tree, batch, number, sampler=sampler, steps=steps
+    )
+    return [Entry(label, steps, sampler, sample(steps)) for steps in counts]
+
+  label = 'finetune' if config.method.name == 'finetune' else 'ours'
+  out = rows(label, params, settings.sampler, settings.steps)
+  for other in settings.shipped:
+    tree = export.load(SHIPPED / other['file'], experiment.abstract.params)
+    out += rows(other['label'], tree, other['sampler'], other['steps'])
+  if settings.condition_row:
+    out.append(Entry(settings.condition_row, None, None, lambda b, number: b['condition']))
+  through = lambda batch, number: experiment.reconstruct(params, batch['image'])
+  out.append(Entry('autoencoder of the truth', None, None, through))
+  return out
+
+
+def line(row: dict) -> str:
+  """One row as text."""
+  steps = f'{row["steps"]} steps, {row["sampler"]}' if row['steps'] else ''
+  return (
+    f'{row["method"]:>26} {steps:<24} LPIPS {row["lpips"]:.3f}  PSNR {row["psnr"]:.2f}  '
+    f'SSIM {row["ssim"]:.3f}  Frechet {row["frechet"]:.2f}  {row["seconds_per_image"]:.4f} s/image'
+  )
+
+
+def write(config, workdir: Path, rows, shown, batch) -> None:
+  """The page: table, curves, one picture per sampled method."""
+  pictures = {}
+  for method in dict.fromkeys(row['method'] for row in rows if row['steps']):
+    columns = {'condition': batch['condition']}
+    for name, steps in shown:
+      if name == method:
+        columns[f'{steps} step' + 's' * (steps > 1)] = shown[name, steps]
+    columns['truth'] = batch['image']
+    pictures[method] = grid.grid({label: images[:8] for label, images in columns.items()})
+    grid.save_png(workdir / 'pictures' / f'{method.replace(" ", "_")}.png', pictures[method])
+  page.write(
+    workdir,
+    title=config.name.replace('_', ' '),
+    intro=[
+      f'{config.steps} training steps of batch {config.data.batch_size}, method '
+      f'{config.method.name}, adapter {config.model.adapter.name}; measured on '
+      f'{config.evaluation.count} held-out examples.',
+      f'The Fréchet column is the {NAME}. LPIPS, PSNR and SSIM are to the truth; a generative '
+      'model of an ambiguous condition is not meant to reach it exactly.',
+    ],
+    rows=rows,
+    pictures=pictures,
+    log=writer.read(workdir / 'log.jsonl'),
+    losses=('loss', 'consistency', 'guidance'),
+  )
+  print(f'Wrote {workdir / "report.html"} and {workdir / "metrics.json"}.')
