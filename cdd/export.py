@@ -26,7 +26,9 @@ def export(experiment, config, params: Params, folder: Path) -> None:
     diffusers.save(new_prior(experiment, config, params), folder)
   else:
     save(params, folder / WEIGHTS)
-    (folder / 'config.json').write_text(json.dumps(json.loads(config.to_json_best_effort()), indent=2))
+    (folder / 'config.json').write_text(
+      json.dumps(json.loads(config.to_json_best_effort()), indent=2)
+    )
 
 
 def new_prior(experiment, config, params: Params) -> diffusers.Pretrained:

@@ -15,7 +15,9 @@ from cdd import train  # noqa: E402
 from cdd.errors import UserError  # noqa: E402
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file('config', None, 'The experiment: configs/NAME.py[:size,method=...].')
+config_flags.DEFINE_config_file(
+  'config', None, 'The experiment: configs/NAME.py[:size,method=...].'
+)
 flags.DEFINE_string('workdir', None, 'Where the run lives; runs/NAME if not given.')
 flags.DEFINE_bool('distributed', False, 'Several hosts: jax.distributed.initialize() first.')
 flags.mark_flag_as_required('config')

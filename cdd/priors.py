@@ -26,7 +26,9 @@ def load(spec, workdir: Path, captions: Iterable[str]) -> diffusers.Pretrained:
   Raises:
     UserError: there is no such folder, or it is broken.
   """
-  prior = diffusers.load(_folder(spec.path)) if spec.path else diffusers.Pretrained({}, {}, {}, None)
+  prior = (
+    diffusers.load(_folder(spec.path)) if spec.path else diffusers.Pretrained({}, {}, {}, None)
+  )
   new = spec.get('new', {})
   if 'tokenizer' in new:
     folder = workdir / 'tokenizer'

@@ -64,8 +64,8 @@ def entries(experiment, config, params) -> list[Entry]:
   settings = config.evaluation
 
   def rows(label, tree, sampler, counts):
-    sample = lambda steps: lambda batch, number: experiment.sample(
-      tree, batch, number, sampler=sampler, steps=steps
+    sample = lambda steps: (
+      lambda batch, number: experiment.sample(tree, batch, number, sampler=sampler, steps=steps)
     )
     return [Entry(label, steps, sampler, sample(steps)) for steps in counts]
 

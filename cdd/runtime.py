@@ -14,6 +14,8 @@ def configure() -> None:
   flags = os.environ.get('XLA_FLAGS', '')
   if os.environ.get('CDD_XLA_FLAGS', 'on') != 'off' and CPU_CONVOLUTIONS not in flags:
     os.environ['XLA_FLAGS'] = f'{flags} {CPU_CONVOLUTIONS}'.strip()
-  cache = os.path.join(os.environ.get('XDG_CACHE_HOME', os.path.expanduser('~/.cache')), 'cdd', 'xla')
+  cache = os.path.join(
+    os.environ.get('XDG_CACHE_HOME', os.path.expanduser('~/.cache')), 'cdd', 'xla'
+  )
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', cache)
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '1')

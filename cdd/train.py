@@ -81,9 +81,12 @@ def fit(experiment, config, workdir: Path):
   log = writers.Writer(workdir, step=start) if main else None
   stopped = Stop()
   loop = Loop(experiment, config, log)
-  with stopped, tqdm(
-    total=config.steps, initial=start, desc=config.name, disable=not main, dynamic_ncols=True
-  ) as bar:
+  with (
+    stopped,
+    tqdm(
+      total=config.steps, initial=start, desc=config.name, disable=not main, dynamic_ncols=True
+    ) as bar,
+  ):
     for step in range(start + 1, config.steps + 1):
       state = loop.step(state, step, bar)
       last = step == config.steps or stopped.asked

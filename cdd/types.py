@@ -14,7 +14,7 @@ class Condition(NamedTuple):
   """What a sample is conditioned on.
 
   Attributes:
-    image: [b, h, w, k]; latents of the condition image, or its pixels in [0, 1], as the adapter asks.
+    image: [b, h, w, k]; the condition's latents, or pixels in [0, 1], as the adapter asks.
     text: [b, n, d] hidden states of the text encoder.
   """
 

@@ -1,8 +1,8 @@
 """Depth-to-image.
 
-  python -m cdd.main --config=configs/depth.py:tiny     # scenes, the packaged prior, 2 cores, minutes
+  python -m cdd.main --config=configs/depth.py:tiny     # scenes, the packaged prior, minutes
   python -m cdd.main --config=configs/depth.py:small    # the same for hours: the shipped adapter
-  python -m cdd.main --config=configs/depth.py          # Stable Diffusion 2.1 at 512 px, a TPU v5e-16
+  python -m cdd.main --config=configs/depth.py          # Stable Diffusion 2.1, 512 px, TPU v5e-16
 
 Options: `:tiny,method=finetune` trains the undistilled model that the report compares with.
 """

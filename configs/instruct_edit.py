@@ -1,6 +1,6 @@
 """Instructed editing.
 
-  python -m cdd.main --config=configs/instruct_edit.py       # Stable Diffusion 1.5 at 256 px, a TPU v5e-16
+  python -m cdd.main --config=configs/instruct_edit.py    # Stable Diffusion 1.5, 256 px, TPU v5e-16
 
 Its task and the 8-channel input are not built yet: starting it says so.
 """

@@ -94,7 +94,9 @@ def prior() -> ConfigDict:
   config.steps = 12000
   config.prior = dict(
     path='runs/pretrain_autoencoder/export',
-    new=dict(unet=UNET, text_encoder=TEXT, scheduler=SCHEDULER, tokenizer=dict(vocab_size=1024, length=48)),
+    new=dict(
+      unet=UNET, text_encoder=TEXT, scheduler=SCHEDULER, tokenizer=dict(vocab_size=1024, length=48)
+    ),
   )
   config.model.adapter = dict(name='none')
   config.trainable = (('unet[.].*|text_encoder[.].*', 'train'), ('vae[.].*', 'freeze'))

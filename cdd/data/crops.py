@@ -1,4 +1,4 @@
-"""Owns random crops: each image is decoded once, kept at several scales, and cropped anew per index."""
+"""Owns random crops: each image is decoded once, kept at several scales, cropped anew per index."""
 
 import numpy as np
 from PIL import Image

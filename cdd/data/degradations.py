@@ -1,4 +1,4 @@
-"""Owns degradations: (image float32 [H, W, 3] in [0, 1], rng) -> the image a sensor might give, smaller."""
+"""Owns degradations: (image float32 [H, W, 3] in [0, 1], rng) -> a worse and smaller image."""
 
 import io
 from collections.abc import Sequence

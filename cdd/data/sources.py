@@ -1,4 +1,4 @@
-"""Owns where examples come from: random access, `len(source)` and `source[i] -> dict(image, caption)`."""
+"""Owns where examples come from: `len(source)` and `source[i] -> dict(image, caption, ...)`."""
 
 import json
 import logging
@@ -16,7 +16,9 @@ PHOTOS = Path(__file__).parents[1] / 'assets' / 'photos'
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
 
 
-def scenes(*, size: int, seed: int = 0, start: int = 0, length: int = 10_000_000, detail: float = 0.7):
+def scenes(
+  *, size: int, seed: int = 0, start: int = 0, length: int = 10_000_000, detail: float = 0.7
+):
   """Rendered scenes with exact depth (cdd.data.scenes)."""
   return Scenes(size=size, seed=seed, start=start, length=length, detail=detail)
 
@@ -81,7 +83,9 @@ def _listing(folder: Path, split: str | None) -> list[tuple[str, str]]:
   if split is not None:
     raise UserError(f'{metadata} is missing, and split={split!r} is written there.')
   names = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-  beside = lambda p: p.with_suffix('.txt').read_text().strip() if p.with_suffix('.txt').exists() else ''
+  beside = lambda p: (
+    p.with_suffix('.txt').read_text().strip() if p.with_suffix('.txt').exists() else ''
+  )
   return [(p.name, beside(p)) for p in names]
 
 

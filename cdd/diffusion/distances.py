@@ -1,4 +1,4 @@
-"""Owns distances; each is distance(a, b, weight=None) -> scalar, the mean over batch and elements."""
+"""Owns distances; each is distance(a, b, weight=None) -> scalar, the mean over all elements."""
 
 from collections.abc import Callable
 

@@ -4,5 +4,5 @@ import jax
 
 
 def classifier_free(*, conditional: jax.Array, unconditional: jax.Array, scale: float) -> jax.Array:
-  """unconditional + scale (conditional − unconditional); scale 1 is no guidance (Ho & Salimans, 2022)."""
+  """unconditional + scale (conditional − unconditional) (Ho & Salimans, 2022); scale 1 is none."""
   return unconditional + scale * (conditional - unconditional)

@@ -27,7 +27,7 @@ class Schedule(NamedTuple):
 
 
 def index(t: jax.Array) -> jax.Array:
-  """The index that a backbone trained on steps 0 .. T − 1 gives to t = 1 .. T; t = 0 reads its first."""
+  """The index that a backbone trained on 0 .. T − 1 gives to t = 1 .. T; t = 0 reads its first."""
   return jnp.maximum(t - 1, 0)
 
 

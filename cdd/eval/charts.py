@@ -9,7 +9,7 @@ COLOURS = ('#2563eb', '#d97706', '#059669', '#db2777', '#7c3aed', '#64748b')
 
 
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str, log_x: bool) -> str:
-  """A chart with one labelled line per entry: label -> (x, y) pairs; a single point is a dashed level."""
+  """A chart with one labelled line per entry: label -> (x, y) pairs."""
   points = [point for line in series.values() for point in line]
   if not points:
     return ''
@@ -40,7 +40,9 @@ def _axes(points, at_x, at_y, log_x) -> list[str]:
   for tick in _ticks(low, high):
     y = at_y(tick)
     parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-    parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
+    parts.append(
+      f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>'
+    )
   for tick in xs:
     parts.append(
       f'<text class="tick" x="{at_x(tick):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{tick:g}</text>'

@@ -1,4 +1,4 @@
-"""Owns the evaluation of one sampler: metrics over fixed held-out batches, and the time it takes."""
+"""Owns the evaluation of one sampler: metrics over held-out batches, and the time it takes."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -12,19 +12,21 @@ from cdd.eval import charts, grid
 BETTER = dict(lpips=min, psnr=max, ssim=max, frechet=min)
 HEADS = dict(lpips='LPIPS ↓', psnr='PSNR ↑', ssim='SSIM ↑', frechet='Fréchet ↓')
 STYLE = """
-:root { color-scheme: light dark; --ink: light-dark(#1e293b, #e2e8f0); --soft: light-dark(#64748b, #94a3b8);
-  --rule: light-dark(#e2e8f0, #334155); --page: light-dark(#ffffff, #0f172a); }
+:root { color-scheme: light dark; --ink: light-dark(#1e293b, #e2e8f0);
+  --soft: light-dark(#64748b, #94a3b8); --rule: light-dark(#e2e8f0, #334155); --page: light-dark(#ffffff, #0f172a); }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
   max-width: 1060px; margin: 2.5rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 p, li { color: var(--soft); max-width: 46rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 500; } th, td { padding: .3rem .9rem; text-align: right; }
-th:first-child, td:first-child, th:nth-child(3), td:nth-child(3) { text-align: left; padding-left: 0; }
+th:first-child, td:first-child, th:nth-child(3), td:nth-child(3) { text-align: left; }
 tr { border-bottom: 1px solid var(--rule); } tr.first td { border-top: 2px solid var(--rule); }
-.charts { margin-top: 1rem; display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 440px; }
+.charts { margin-top: 1rem; display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; flex: 1 1 440px; }
 figcaption { color: var(--soft); font-size: .9rem; } svg { width: 100%; height: auto; }
-.rule { stroke: var(--rule); } .tick { fill: var(--soft); font-size: 11px; } .label { font-size: 12px; }
+.rule { stroke: var(--rule); } .label { font-size: 12px; }
+.tick { fill: var(--soft); font-size: 11px; }
 img { max-width: 100%; image-rendering: auto; border-radius: 4px; background: #fff; padding: 6px; }
 """
 
@@ -48,13 +50,13 @@ def write(
   """
   paragraphs = ''.join(f'<p>{html.escape(text)}</p>' for text in intro)
   body = [f'<h1>{html.escape(title)}</h1>{paragraphs}', '<h2>Results</h2>', _table(rows)]
-  body.append(f'<div class="charts">{_over_steps(rows, "lpips")}{_over_steps(rows, "frechet")}</div>')
+  body.append(
+    f'<div class="charts">{_over_steps(rows, "lpips")}{_over_steps(rows, "frechet")}</div>'
+  )
   for caption, picture in pictures.items():
     data = base64.b64encode(grid.png(picture)).decode()
     body.append(f'<h2>{html.escape(caption)}</h2><img alt="" src="data:image/png;base64,{data}">')
-  series = {
-    name: [(row['step'], row[name]) for row in log if name in row] for name in losses
-  }
+  series = {name: [(row['step'], row[name]) for row in log if name in row] for name in losses}
   series = {name: line for name, line in series.items() if line}
   if series:
     chart = charts.lines(series, title='loss over steps', log_x=False)

@@ -1,4 +1,4 @@
-"""Owns how the KL autoencoder of a prior is trained (Rombach et al., 2022, without a discriminator)."""
+"""Owns how a prior's KL autoencoder is trained (Rombach et al., 2022, without a discriminator)."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Owns the adapted model of §4.1: a U-Net with an adapter at the joint of its encoder and decoder."""
+"""Owns the adapted model of §4.1: a U-Net, an adapter at the joint of its encoder and decoder."""
 
 from flax import nnx
 

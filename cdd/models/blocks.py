@@ -11,7 +11,9 @@ def silu(x: Array) -> Array:
   return x * jax.nn.sigmoid(x)
 
 
-def conv(inputs: int, outputs: int, kernel: int, *, dtype, rngs, stride: int = 1, zero: bool = False):
+def conv(
+  inputs: int, outputs: int, kernel: int, *, dtype, rngs, stride: int = 1, zero: bool = False
+):
   """A convolution padded by kernel // 2 on both sides, as PyTorch pads it."""
   pad = kernel // 2
   zeros = dict(kernel_init=nnx.initializers.zeros) if zero else {}

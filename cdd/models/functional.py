@@ -1,4 +1,4 @@
-"""Owns the door between flax.nnx modules and flat dicts of arrays: {'down_blocks.0.conv.kernel': array}."""
+"""Owns the door between flax.nnx modules and flat dicts: {'down_blocks.0.conv.kernel': array}."""
 
 from collections.abc import Callable
 

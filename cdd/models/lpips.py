@@ -1,4 +1,4 @@
-"""Owns LPIPS v0.1 with AlexNet (Zhang et al., 2018; the `lpips` package), and its trunk's features."""
+"""Owns LPIPS v0.1 with AlexNet (Zhang et al., 2018; the `lpips` package) and its features."""
 
 from pathlib import Path
 

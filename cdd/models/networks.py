@@ -1,9 +1,7 @@
-"""Owns the networks of a run as functions of one flat tree: {'unet.…', 'adapter.…', 'vae.…', 'text_encoder.…'}."""
+"""Owns the networks of a run as functions of one flat tree: 'unet.…', 'adapter.…', 'vae.…', …"""
 
 from collections.abc import Callable
 from typing import NamedTuple
-
-import jax
 
 from cdd import trees
 from cdd.diffusion import parametrizations, schedules
@@ -47,8 +45,10 @@ class Networks(NamedTuple):
     return (mean - self.shift) * self.scale
 
   def decode(self, params: Params, latents: Array) -> Array:
-    """Latents [b, h, w, c] -> images [b, H, W, 3], about [0, 1] (not clipped: it has a gradient)."""
-    return self.vae(trees.select(params, 'vae'), 'decode', latents / self.scale + self.shift) / 2 + 0.5
+    """Latents [b, h, w, c] -> images [b, H, W, 3], about [0, 1]; not clipped, for gradients."""
+    return (
+      self.vae(trees.select(params, 'vae'), 'decode', latents / self.scale + self.shift) / 2 + 0.5
+    )
 
   def condition(self, params: Params, raw: dict[str, Array]) -> Condition:
     """The condition image in the adapter's space and the text's hidden states."""
@@ -82,5 +82,3 @@ class Networks(NamedTuple):
 
   def _index(self, t: Array) -> Array:
     return schedules.index(t)[:, 0, 0, 0]
-
-

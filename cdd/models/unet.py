@@ -121,7 +121,9 @@ def attention(config: UNetConfig, channels: int, heads: int, shared: dict) -> Tr
 
 def level_heads(kind: str, config: UNetConfig, level: int) -> int | None:
   """The number of heads of a level, or None without attention; unknown kinds are an error."""
-  kinds = dict(DownBlock2D=False, UpBlock2D=False, CrossAttnDownBlock2D=True, CrossAttnUpBlock2D=True)
+  kinds = dict(
+    DownBlock2D=False, UpBlock2D=False, CrossAttnDownBlock2D=True, CrossAttnUpBlock2D=True
+  )
   if kind not in kinds:
     raise ValueError(f'Unknown U-Net block {kind!r}; choose from {sorted(kinds)}.')
   return config.heads(level) if kinds[kind] else None
@@ -174,7 +176,7 @@ class Encoder(nnx.Module):
 
 
 class UNet2DConditionModel(Encoder):
-  """(z [b, h, w, c], index [b], text [b, n, d]) -> the prediction [b, h, w, out_channels], float32."""
+  """(z [b, h, w, c], index [b], text [b, n, d]) -> the prediction [b, h, w, k], float32."""
 
   def __init__(self, config: UNetConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
     super().__init__(config, dtype=dtype, rngs=rngs)
@@ -190,7 +192,9 @@ class UNet2DConditionModel(Encoder):
       change = 'up' if level < len(widths) - 1 else None
       up.append(Level(config, inputs, width, heads=heads, change=change, dtype=dtype, rngs=rngs))
     self.up_blocks = nnx.List(up)
-    self.conv_norm_out = norm(widths[-1], config.norm_num_groups, epsilon=config.norm_eps, rngs=rngs)
+    self.conv_norm_out = norm(
+      widths[-1], config.norm_num_groups, epsilon=config.norm_eps, rngs=rngs
+    )
     self.conv_out = conv(widths[-1], config.out_channels, 3, dtype=dtype, rngs=rngs)
 
   def decode(self, features: Features, text: Array) -> Array:

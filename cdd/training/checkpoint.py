@@ -18,7 +18,11 @@ class Checkpoints:
     kept = [policies.LatestN(keep)]
     if best:
       lower = lambda metrics: metrics[best] if metrics else float('inf')
-      kept.append(policies.BestN(get_metric_fn=lower, reverse=True, n=1, keep_checkpoints_without_metrics=False))
+      kept.append(
+        policies.BestN(
+          get_metric_fn=lower, reverse=True, n=1, keep_checkpoints_without_metrics=False
+        )
+      )
     self._manager = ocp.CheckpointManager(
       Path(folder).absolute(),
       options=ocp.CheckpointManagerOptions(

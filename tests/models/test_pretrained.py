@@ -1,6 +1,7 @@
 """Our networks beside PyTorch's, weights written by the reference and read by us, and back."""
 
 import json
+import shutil
 
 import diffusers as reference
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 
 from cdd.errors import UserError
 from cdd.models import functional
@@ -150,9 +152,7 @@ def test_what_we_write_diffusers_reads_and_computes_the_same(folder, tmp_path):
   words = torch.arange(10)[None]
   encoder = transformers.CLIPTextModel.from_pretrained(tmp_path / 'ours' / 'text_encoder').eval()
   with torch.no_grad():
-    torch.testing.assert_close(
-      encoder(words).last_hidden_state, text()(words).last_hidden_state
-    )
+    torch.testing.assert_close(encoder(words).last_hidden_state, text()(words).last_hidden_state)
   images = torch.rand(1, 3, 16, 16)
   coder = reference.AutoencoderKL.from_pretrained(tmp_path / 'ours' / 'vae').eval()
   with torch.no_grad():
@@ -170,10 +170,6 @@ def test_a_round_trip_keeps_every_parameter(folder, tmp_path):
 
 
 def test_every_missing_unexpected_and_misshapen_tensor_is_listed(folder, tmp_path):
-  import shutil
-
-  from safetensors.numpy import load_file, save_file
-
   shutil.copytree(folder / 'vae', tmp_path / 'vae')
   path = tmp_path / 'vae' / 'diffusion_pytorch_model.safetensors'
   tensors = load_file(path)
@@ -187,8 +183,6 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_listed(folder, tmp_pat
 
 
 def test_a_truncated_file_is_named(folder, tmp_path):
-  import shutil
-
   shutil.copytree(folder / 'vae', tmp_path / 'vae')
   path = tmp_path / 'vae' / 'diffusion_pytorch_model.safetensors'
   path.write_bytes(path.read_bytes()[:1000])

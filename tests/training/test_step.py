@@ -4,7 +4,9 @@ import numpy as np
 import optax
 import pytest
 
-from cdd.training import sharding, state as states, step as steps
+from cdd.training import sharding
+from cdd.training import state as states
+from cdd.training import step as steps
 from cdd.training.optimizer import adamw, schedule
 from cdd.training.targets import ema, periodic
 

@@ -1,6 +1,6 @@
 """Owns a Fréchet distance on a stand-in feature network. It is not FID and is never called so.
 
-The features are AlexNet's last two ReLU taps (LPIPS' trunk), averaged over the picture: 512 numbers.
+The features are AlexNet's last two ReLU taps (LPIPS' trunk), averaged over the picture: 512.
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ def accumulate(moments: Moments | None, batch: np.ndarray) -> Moments:
 
 
 def frechet(a: Moments, b: Moments) -> float:
-  """|μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), by symmetric eigenvalues (Heusel et al., 2017)."""
+  """|μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) (Heusel et al., 2017), by eigenvalues."""
   (mean_a, cov_a), (mean_b, cov_b) = _gaussian(a), _gaussian(b)
   values, vectors = np.linalg.eigh(cov_a)
   root = vectors * np.sqrt(np.maximum(values, 0))

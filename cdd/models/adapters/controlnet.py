@@ -28,7 +28,7 @@ class HintNetwork(nnx.Module):
 
 
 class ControlNet(Encoder):
-  """A copy of the encoder that sees z, t and the condition; zero convolutions add it to the skips."""
+  """A copy of the encoder that sees z, t and the condition, added through zero convolutions."""
 
   condition_space = 'pixel'
   copies_unet_below = ''

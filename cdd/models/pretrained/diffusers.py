@@ -21,7 +21,7 @@ from cdd.models.unet import UNet2DConditionModel, UNetConfig
 from cdd.models.vae import AutoencoderKL, VAEConfig
 from cdd.types import Params
 
-# component -> (its folder's weight file, our config, our module, the library and class in the index)
+# component -> (its weight file, our config, our module, the library and class in the index)
 COMPONENTS = dict(
   unet=(
     'diffusion_pytorch_model.safetensors',
@@ -37,11 +37,21 @@ COMPONENTS = dict(
   ),
   text_encoder=('model.safetensors', TextConfig, CLIPTextModel, ('transformers', 'CLIPTextModel')),
 )
-# What diffusers would assume of a field that our config does not carry.
+# Fields that diffusers and transformers need and our networks do not.
 WRITTEN = dict(
-  unet=dict(mid_block_type='UNetMidBlock2DCrossAttn', act_fn='silu'),
-  vae=dict(act_fn='silu'),
-  text_encoder=dict(model_type='clip_text_model', bos_token_id=0, eos_token_id=1, pad_token_id=1),
+  unet=lambda config: dict(mid_block_type='UNetMidBlock2DCrossAttn', act_fn='silu'),
+  vae=lambda config: dict(
+    act_fn='silu',
+    down_block_types=('DownEncoderBlock2D',) * len(config.block_out_channels),
+    up_block_types=('UpDecoderBlock2D',) * len(config.block_out_channels),
+  ),
+  text_encoder=lambda config: dict(
+    model_type='clip_text_model',
+    architectures=('CLIPTextModel',),
+    bos_token_id=config.vocab_size - 2,
+    eos_token_id=config.vocab_size - 1,
+    pad_token_id=config.vocab_size - 1,
+  ),
 )
 
 
@@ -111,6 +121,10 @@ def _load_component(folder: Path, component: str):
   except (SafetensorError, OSError) as error:
     raise UserError(f'{path} cannot be read: {error}') from error
   tensors = {key: leaf for key, leaf in tensors.items() if not key.endswith('position_ids')}
+  if (
+    component == 'text_encoder'
+  ):  # transformers 5 writes without the prefix that the hub's files have.
+    tensors = {'text_model.' + key.removeprefix('text_model.'): tensors[key] for key in tensors}
   shapes = jax.eval_shape(lambda: bind(make(component, config))[1])
   return config, names.convert(tensors, shapes, str(path))
 
@@ -134,7 +148,7 @@ def save(pretrained: Pretrained, folder: Path, *, dtype=np.float16) -> None:
     filename, _, _, where = COMPONENTS[component]
     index[component] = list(where)
     (new / component).mkdir(parents=True)
-    fields = dict(config._asdict(), _class_name=where[1], **WRITTEN[component])
+    fields = dict(config._asdict(), _class_name=where[1], **WRITTEN[component](config))
     fields = {name: value for name, value in fields.items() if value is not None}
     (new / component / 'config.json').write_text(json.dumps(fields, indent=2) + '\n')
     save_file(torch_tensors(pretrained.params, component, dtype), new / component / filename)

@@ -1,4 +1,4 @@
-"""Owns the mapping between torch's keys and layouts and ours: the path is the key but for its leaf."""
+"""Owns the mapping from torch's keys and layouts to ours: the path is the key but for its leaf."""
 
 from collections.abc import Mapping
 
@@ -29,7 +29,9 @@ def to_torch(path: str, array: np.ndarray) -> np.ndarray:
   return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
-def convert(tensors: Mapping[str, np.ndarray], shapes: Mapping, where: str) -> dict[str, np.ndarray]:
+def convert(
+  tensors: Mapping[str, np.ndarray], shapes: Mapping, where: str
+) -> dict[str, np.ndarray]:
   """Torch tensors as a flat tree of ours, float32.
 
   Args:
