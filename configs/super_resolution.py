@@ -2,7 +2,7 @@
 
   python -m cdd.main --config=configs/super_resolution.py:tiny     # what `make demo` runs
   python -m cdd.main --config=configs/super_resolution.py:small    # the same for hours
-  python -m cdd.main --config=configs/super_resolution.py          # Stable Diffusion 2.1, TPU v5e-16
+  python -m cdd.main --config=configs/super_resolution.py         # Stable Diffusion 2.1, a TPU
 
 Options: `:tiny,method=finetune` trains the undistilled model that the report compares with.
 """

@@ -40,14 +40,14 @@ def _axes(points, at_x, at_y, log_x) -> list[str]:
   for tick in _ticks(low, high):
     y = at_y(tick)
     parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-    parts.append(
-      f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>'
-    )
+    parts.append(_tick(LEFT - 6, y + 4, 'end', f'{tick:.4g}'))
   for tick in xs:
-    parts.append(
-      f'<text class="tick" x="{at_x(tick):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{tick:g}</text>'
-    )
+    parts.append(_tick(at_x(tick), HEIGHT - 14, 'middle', f'{tick:g}'))
   return parts
+
+
+def _tick(x: float, y: float, anchor: str, text: str) -> str:
+  return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
 def _ticks(low: float, high: float) -> list[float]:

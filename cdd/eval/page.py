@@ -13,7 +13,8 @@ BETTER = dict(lpips=min, psnr=max, ssim=max, frechet=min)
 HEADS = dict(lpips='LPIPS ↓', psnr='PSNR ↑', ssim='SSIM ↑', frechet='Fréchet ↓')
 STYLE = """
 :root { color-scheme: light dark; --ink: light-dark(#1e293b, #e2e8f0);
-  --soft: light-dark(#64748b, #94a3b8); --rule: light-dark(#e2e8f0, #334155); --page: light-dark(#ffffff, #0f172a); }
+  --soft: light-dark(#64748b, #94a3b8); --rule: light-dark(#e2e8f0, #334155);
+  --page: light-dark(#ffffff, #0f172a); }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
   max-width: 1060px; margin: 2.5rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }

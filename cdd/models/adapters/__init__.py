@@ -2,8 +2,8 @@
 
 An adapter is an nnx.Module with `hints(c, z, index) -> hints` (h_η) and `join(features, hints) ->
 features`; `condition_space` ('latent' | 'pixel' | 'none') says what it wants of the condition's
-image, `depends_on_z` whether hints change from step to step, and `copies_unet_below` where in it a copy of
-the U-Net's encoder begins (None: nowhere).
+image, `depends_on_z` whether hints change from step to step, and `copies_unet_below` where in it
+a copy of the U-Net's encoder begins (None: nowhere).
 """
 
 from cdd.models.adapters.controlnet import ControlNet

@@ -1,0 +1,190 @@
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdd.diffusion import distances, predictors, schedules, times
+from cdd.methods import METHODS, conditional, finetune
+from cdd.types import Batch, Condition, Nets
+
+SCHEDULE = schedules.scaled_linear(zero_terminal_snr=True)
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(4, 2, 2, 3)), jnp.float32)
+C = Condition(jnp.asarray(RNG.normal(size=(4, 2, 2, 3)), jnp.float32), None)
+
+
+def network(w):
+  """A small network that depends on z, c and t."""
+  return lambda z, c, t: jnp.tanh(z * w + 0.3 * c.image) + 0.001 * t.astype(jnp.float32)
+
+
+def loss(w, w_target, *, rng=0, **settings):
+  settings = (
+    dict(
+      sample_t=times.per_example,
+      predictor=predictors.prev,
+      d_eps=distances.squared_l2,
+      d_x=distances.squared_l2,
+      dt=20,
+    )
+    | settings
+  )
+  nets = Nets(network(w), network(w_target), network(0.1))
+  key = jax.random.key(rng)
+  return conditional.loss(
+    nets, Batch(X, C), key, jnp.int32(0), schedule=SCHEDULE, num_steps=1000, **settings
+  )
+
+
+def numpy_loss(w, w_target, *, predictor, dt=20):
+  """Algorithm 1, line by line, in NumPy float64."""
+  t_rng, eps_rng = jax.random.split(jax.random.key(0))
+  t = np.asarray(times.per_example(t_rng, 4, dt, 1000))
+  eps = np.asarray(jax.random.normal(eps_rng, X.shape), np.float64)
+  table_a = np.asarray(SCHEDULE.alphas, np.float64)
+  table_s = np.asarray(SCHEDULE.sigmas, np.float64)
+  x, c = np.asarray(X, np.float64), np.asarray(C.image, np.float64)
+
+  def w_theta(w, z, t):
+    return np.tanh(z * w + 0.3 * c) + 0.001 * t
+
+  s = t - dt
+  z_t = table_a[t] * x + table_s[t] * eps
+  v_t = w_theta(w, z_t, t)
+  x_t = table_a[t] * z_t - table_s[t] * v_t
+  eps_t = table_a[t] * v_t + table_s[t] * z_t
+  z_s = table_a[s] * x_t + table_s[s] * (eps if predictor == 'prev' else eps_t)
+  eps_s = table_a[s] * w_theta(w_target, z_s, s) + table_s[s] * z_s
+  return ((eps_t - eps_s) ** 2).mean() + ((x - x_t) ** 2).mean()
+
+
+@pytest.mark.parametrize('predictor', ['prev', 'ddim'])
+def test_the_loss_is_algorithm_1_written_in_numpy(predictor):
+  value, metrics = loss(0.4, 0.6, predictor=predictors.PREDICTORS[predictor])
+  np.testing.assert_allclose(value, numpy_loss(0.4, 0.6, predictor=predictor), rtol=1e-4)
+  np.testing.assert_allclose(value, metrics['consistency'] + metrics['guidance'], rtol=1e-6)
+
+
+def test_no_gradient_passes_through_the_target_branch():
+  assert float(jax.grad(lambda w: loss(0.4, w)[0])(0.6)) == 0.0
+
+  # θ reaches the target through ẑ_s as well: the gradient must be that of a constant target.
+  def frozen_target(w, held):
+    t_rng, eps_rng = jax.random.split(jax.random.key(0))
+    t = times.per_example(t_rng, 4, 20, 1000)
+    eps = jax.random.normal(eps_rng, X.shape)
+    (a, s), (a_s, s_s) = SCHEDULE(t), SCHEDULE(t - 20)
+    z_t = a * X + s * eps
+    v, v_held = network(w)(z_t, C, t), network(held)(z_t, C, t)
+    z_s = a_s * (a * z_t - s * v_held) + s_s * eps
+    eps_s = a_s * network(0.6)(z_s, C, t - 20) + s_s * z_s
+    return ((a * v + s * z_t - eps_s) ** 2).mean() + ((X - (a * z_t - s * v)) ** 2).mean()
+
+  ours = jax.grad(lambda w: loss(w, 0.6)[0])(0.4)
+  np.testing.assert_allclose(ours, jax.grad(frozen_target)(0.4, 0.4), rtol=1e-4)
+
+
+def test_a_constant_noise_prediction_satisfies_consistency_and_guidance_excludes_it():
+  constant = 0.37
+
+  def degenerate(z, c, t):  # The v for which α v + σ z = constant.
+    alpha, sigma = SCHEDULE(t)
+    return (constant - sigma * z) / jnp.maximum(alpha, 1e-6)
+
+  nets = Nets(degenerate, degenerate)
+  _, metrics = conditional.loss(
+    nets,
+    Batch(X, C),
+    jax.random.key(3),
+    jnp.int32(0),
+    schedule=SCHEDULE,
+    num_steps=900,
+    sample_t=times.per_example,
+    predictor=predictors.ddim,
+    d_eps=distances.squared_l2,
+    d_x=distances.squared_l2,
+    dt=20,
+  )
+  assert float(metrics['consistency']) < 1e-8
+  assert float(metrics['guidance']) > 0.1
+
+
+def test_without_consistency_the_target_network_is_never_called():
+  def never(z, c, t):
+    raise AssertionError
+
+  nets = Nets(network(0.4), never, never)
+  value, metrics = conditional.loss(
+    nets,
+    Batch(X, C),
+    jax.random.key(0),
+    jnp.int32(0),
+    schedule=SCHEDULE,
+    num_steps=1000,
+    sample_t=times.shared,
+    predictor=predictors.prev,
+    d_eps=distances.squared_l2,
+    d_x=distances.squared_l2,
+    eps_weight=0.0,
+  )
+  assert float(value) == float(metrics['guidance'])
+
+
+def test_velocity_weighting_turns_the_signal_error_into_the_velocity_error():
+  t_rng, eps_rng = jax.random.split(jax.random.key(0))
+  t = times.per_example(t_rng, 4, 100, 1000)  # σ > 0.1 from there on.
+  eps = jax.random.normal(eps_rng, X.shape)
+  alpha, sigma = SCHEDULE(t)
+  v = alpha * eps - sigma * X
+  error = ((v - network(0.4)(alpha * X + sigma * eps, C, t)) ** 2).mean()
+  value, _ = loss(0.4, 0.4, weighting='velocity', eps_weight=0.0, dt=100)
+  np.testing.assert_allclose(value, error, rtol=1e-3)
+
+
+def test_an_unknown_weighting_lists_the_choices():
+  with pytest.raises(ValueError, match="'heavy'.*'none', 'snr', 'velocity'"):
+    loss(0.4, 0.4, weighting='heavy')
+
+
+def test_finetune_is_the_mean_squared_error_of_the_velocity():
+  t_rng, eps_rng = jax.random.split(jax.random.key(5))
+  t = times.per_example(t_rng, 4, 1, 1000)
+  eps = jax.random.normal(eps_rng, X.shape)
+  alpha, sigma = SCHEDULE(t)
+  expected = ((alpha * eps - sigma * X - network(0.4)(alpha * X + sigma * eps, C, t)) ** 2).mean()
+  value, _ = finetune.loss(
+    Nets(network(0.4)),
+    Batch(X, C),
+    jax.random.key(5),
+    jnp.int32(0),
+    schedule=SCHEDULE,
+    num_steps=1000,
+    sample_t=times.per_example,
+  )
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  assert METHODS['finetune'] is finetune.loss
+
+
+EIGHT = """
+import jax, numpy as np
+from cdd.diffusion import times
+from cdd.training import sharding
+mesh = sharding.make_mesh(data=4, fsdp=2)
+place = sharding.over_batch(mesh)
+draw = jax.jit(lambda key: times.shared(key, 16, 1, 1000), out_shardings=place)
+t = draw(jax.random.key(0))
+assert len(t.addressable_shards) == 8, t.sharding
+print(len(np.unique(np.asarray(t))))
+"""
+
+
+def test_a_shared_t_is_one_t_across_eight_devices():
+  flags = dict(XLA_FLAGS='--xla_force_host_platform_device_count=8', JAX_PLATFORMS='cpu')
+  done = subprocess.run(
+    [sys.executable, '-c', EIGHT], env={**os.environ, **flags}, capture_output=True, text=True
+  )
+  assert done.stdout.strip() == '1', done.stderr[-2000:]
