@@ -1,6 +1,8 @@
 """The one file that reads a whole config: it names every registry and binds the parts of a run."""
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from cdd import priors, trees
-from cdd.data import SOURCES, TASKS, pipeline, tokens
+from cdd.data import SOURCES, TASKS, latents, pipeline, tokens
 from cdd.diffusion import distances, predictors, schedules, times
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.methods import METHODS, autoencoder
@@ -20,7 +23,7 @@ from cdd.models import functional, lpips
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
 from cdd.models.networks import Networks
-from cdd.models.pretrained import diffusers
+from cdd.models.pretrained import diffusers, trained
 from cdd.registry import bind, choose
 from cdd.training import checkpoint, sharding
 from cdd.training import state as states
@@ -34,7 +37,7 @@ FACTORIES = dict(
   sample_t=times.SAMPLE_T,
   predictor=predictors.PREDICTORS,
   d_eps=distances.DISTANCES,
-  d_x=distances.DISTANCES,
+  d_x=dict(distances.DISTANCES, lpips=distances.per_example(lpips.of_images)),
 )
 
 
@@ -77,6 +80,8 @@ def experiment(config, workdir: Path) -> Experiment:
   prior = priors.load(config.prior, workdir, captions)
   networks, adapter = adapted_networks(config.model, prior)
   train, frozen = divide(config, {**prior.params, **adapter})
+  if config.initial:
+    train = trained.load(config.initial, train)
   optimizer = bind(OPTIMIZERS, config.optimizer, 'optimizer')(steps=config.steps)
   create = lambda params: states.create(params, optimizer)
   shapes = jax.eval_shape(create, train)
@@ -90,6 +95,9 @@ def experiment(config, workdir: Path) -> Experiment:
   update = jax.jit(update, donate_argnums=0, out_shardings=(places, None))
   frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh))
   tokenize = tokens.Tokenizer(prior.tokenizer) if prior.tokenizer else tokens.none
+  stream = (source, task)
+  if config.data.get('cache', 0):
+    stream = encoded(config.data, source, task, networks, prior, workdir.parent / 'latents')
   rng = jax.random.key(config.seed)
   return Experiment(
     networks=networks,
@@ -98,7 +106,7 @@ def experiment(config, workdir: Path) -> Experiment:
     initial=lambda: jax.jit(create, out_shardings=places)(train),
     abstract=checkpoint.abstract(shapes, places),
     step=lambda state, batch: update(state, frozen, batch, rng),
-    batches=batches(config, source, task, tokenize),
+    batches=batches(config, *stream, tokenize),
     held_out=partial(held_out, config, task, tokenize),
     sample=sampling(networks, frozen),
     reconstruct=jax.jit(reconstruction(networks, frozen)),
@@ -177,12 +185,14 @@ def diffusion_objective(config, networks: Networks) -> Callable:
 
   def run(params, target, frozen, raw, rng, step):
     online = {**frozen, **params}
-    x = networks.encode(frozen, raw['image'])
+    x = networks.latents(frozen, raw, 'image')
     c = networks.condition(online, raw)
     nets = Nets(
       online=networks.velocity(online),
       target=networks.velocity({**frozen, **target}),
       teacher=networks.velocity({**frozen, **trees.select(frozen, 'teacher')}),
+      encode=partial(networks.encode, frozen),
+      decode=partial(networks.decode, frozen),
     )
     return loss(nets, Batch(x, c), rng, step)
 
@@ -192,8 +202,7 @@ def diffusion_objective(config, networks: Networks) -> Callable:
 def autoencoder_objective(config, networks: Networks) -> Callable:
   """The autoencoder's own loss."""
   settings = {name: value for name, value in config.method.items() if name != 'name'}
-  weights = lpips.load()
-  perceptual = lambda a, b: lpips.lpips(weights, (a + 1) / 2, (b + 1) / 2)
+  perceptual = lambda a, b: lpips.of_images((a + 1) / 2, (b + 1) / 2)
 
   def run(params, target, frozen, raw, rng, step):
     vae = partial(networks.vae, trees.select(params, 'vae'))
@@ -203,6 +212,29 @@ def autoencoder_objective(config, networks: Networks) -> Callable:
     )
 
   return run
+
+
+def encoded(settings, source, task, networks: Networks, prior, folder: Path) -> tuple:
+  """(source, task) of the first `settings.cache` examples, encoded once and kept below `folder`.
+
+  Runs with the same data and the same autoencoder share what was encoded; process 0 encodes.
+  """
+  params = trees.prefixed(trees.select(prior.params, 'vae'), 'vae')
+  kept = json.dumps(
+    [networks.condition_space, settings.source.to_dict(), settings.task.to_dict(), settings.cache]
+  )
+  digest = hashlib.sha256(kept.encode())
+  for path in sorted(params):
+    digest.update(params[path].tobytes())
+  folder = folder / digest.hexdigest()[:16]
+  encode = partial(jax.jit(networks.encode), params)
+  whole = lambda images: np.round(255 * images).astype(np.uint8)
+  of_condition = dict(latent=dict(condition=encode), pixel=dict(condition=whole), none={})
+  encoders = dict(image=encode, **of_condition[networks.condition_space])
+  if jax.process_index() == 0 and not folder.exists():
+    latents.write(folder, source, task, encoders, count=settings.cache)
+  multihost_utils.sync_global_devices('latents')
+  return latents.Latents(folder), lambda example, rng: example
 
 
 def batches(config, source, task, tokenize) -> pipeline.Batches:

@@ -1,15 +1,12 @@
 """Owns what a run leaves behind: a diffusers folder of a new prior, or the trained parameters."""
 
 import json
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
-from cdd.errors import UserError
-from cdd.models.pretrained import diffusers, names
+from cdd.models.pretrained import diffusers, trained
 from cdd.types import Params
 
 WEIGHTS = 'trained.safetensors'
@@ -25,7 +22,7 @@ def export(experiment, config, params: Params, folder: Path) -> None:
   if config.model.adapter.name == 'none':
     diffusers.save(new_prior(experiment, config, params), folder)
   else:
-    save(params, folder / WEIGHTS)
+    trained.save(params, folder / WEIGHTS)
     (folder / 'config.json').write_text(
       json.dumps(json.loads(config.to_json_best_effort()), indent=2)
     )
@@ -49,26 +46,3 @@ def new_prior(experiment, config, params: Params) -> diffusers.Pretrained:
 
 def _vae(tree: Params) -> Params:
   return {path[4:]: leaf for path, leaf in tree.items() if path.startswith('vae.')}
-
-
-def save(params: Params, path: Path) -> None:
-  """Writes parameters as float16 safetensors, whole or not at all."""
-  tensors = {
-    names.torch_key(name): np.ascontiguousarray(names.to_torch(name, leaf), np.float16)
-    for name, leaf in params.items()
-  }
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + '.tmp')
-  save_file(tensors, temporary)
-  os.replace(temporary, path)
-
-
-def load(path: Path, shapes: Params) -> Params:
-  """Reads what `save` wrote, float32; `shapes` has the paths and shapes wanted.
-
-  Raises:
-    UserError: the file is missing, or does not fit.
-  """
-  if not Path(path).exists():
-    raise UserError(f'There are no trained weights at {path}.')
-  return names.convert(load_file(path), shapes, str(path))

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cdd import export
 from cdd.eval import grid, page
 from cdd.eval.evaluate import evaluate as measure
 from cdd.eval.metrics.frechet import NAME
 from cdd.models import lpips
+from cdd.models.pretrained import trained
 from cdd.training import writer
 
 PREVIEWS = 16  # Held-out examples behind a preview's score; half of them are drawn.
@@ -71,8 +71,9 @@ def entries(experiment, config, params) -> list[Entry]:
 
   label = 'finetune' if config.method.name == 'finetune' else 'ours'
   out = rows(label, params, settings.sampler, settings.steps)
-  for other in settings.shipped:
-    tree = export.load(SHIPPED / other['file'], experiment.abstract.params)
+  # What ships was trained from the packaged prior and fits no other.
+  for other in settings.shipped if config.prior.path == 'packaged' else ():
+    tree = trained.load(SHIPPED / other['file'], experiment.abstract.params)
     out += rows(other['label'], tree, other['sampler'], other['steps'])
   if settings.condition_row:
     out.append(Entry(settings.condition_row, None, None, lambda b, number: b['condition']))

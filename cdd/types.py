@@ -30,8 +30,10 @@ class Batch(NamedTuple):
 
 
 class Nets(NamedTuple):
-  """The networks a loss may call, parameters bound: θ, θ⁻ and the frozen pretrained v_θ."""
+  """The networks a loss may call, parameters bound: θ, θ⁻, the frozen pretrained v_θ, E and D."""
 
   online: Network
   target: Network | None = None
   teacher: Network | None = None
+  encode: Callable[[Array], Array] | None = None
+  decode: Callable[[Array], Array] | None = None

@@ -1,6 +1,6 @@
 """What every experiment shares. A config is data: nothing here imports cdd."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 SIZES = ('full', 'small', 'tiny')
 
@@ -30,6 +30,7 @@ def base() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
   config.prior = dict(path='packaged')
+  config.initial = config_dict.placeholder(str)  # A trained.safetensors to start from.
   config.model = dict(adapter=dict(name='mu_mix', per_level=True), dtype='float32')
   config.trainable = (('unet[.].*|adapter[.].*', 'train'), ('.*', 'freeze'))
   config.target = dict(name='ema', decay=0.95)

@@ -24,13 +24,13 @@ VAE = dict(
 UNET = dict(
   in_channels=4,
   out_channels=4,
-  block_out_channels=(48, 96, 144),
+  block_out_channels=(32, 64, 128),
   down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
   up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'),
   layers_per_block=1,
   cross_attention_dim=128,
   attention_head_dim=4,
-  norm_num_groups=16,
+  norm_num_groups=8,
   sample_size=16,
 )
 TEXT = dict(
@@ -43,10 +43,10 @@ SCHEDULER = dict(
   _class_name='DDIMScheduler',
   beta_schedule='scaled_linear',
   beta_start=0.00085,
-  beta_end=0.012,
+  beta_end=0.016,
   num_train_timesteps=1000,
   prediction_type='v_prediction',
-  rescale_betas_zero_snr=True,
+  rescale_betas_zero_snr=False,
   timestep_spacing='trailing',
   clip_sample=False,
 )
@@ -72,7 +72,7 @@ def autoencoder() -> ConfigDict:
   config = common.base()
   config.name = 'pretrain_autoencoder'
   config.evaluation = None
-  config.steps = 1600
+  config.steps = 1800
   config.prior = dict(path=None, new=dict(vae=VAE))
   config.model.adapter = dict(name='none')
   config.trainable = (('vae[.].*', 'train'),)
@@ -91,7 +91,7 @@ def prior() -> ConfigDict:
   config = common.base()
   config.name = 'pretrain_prior'
   config.evaluation = None
-  config.steps = 12000
+  config.steps = 5000
   config.prior = dict(
     path='runs/pretrain_autoencoder/export',
     new=dict(
@@ -101,11 +101,12 @@ def prior() -> ConfigDict:
   config.model.adapter = dict(name='none')
   config.trainable = (('unet[.].*|text_encoder[.].*', 'train'), ('vae[.].*', 'freeze'))
   config.data = data(64)
+  config.data.cache = 40_000
   config.method = dict(name='finetune', sample_t=dict(name='per_example'))
   config.target = dict(name='ema', decay=0.999, warmup=True)
   config.optimizer.learning_rate = 6e-4
   config.optimizer.warmup = 200
-  config.optimizer.hold = 0.7
+  config.optimizer.hold = 0.6
   return config
 
 

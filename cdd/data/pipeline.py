@@ -7,6 +7,8 @@ import numpy as np
 
 from cdd.errors import UserError
 
+PICTURES = ('image', 'condition', 'image_latents', 'condition_latents')
+
 
 class Batches:
   """Endless training batches; a dict of NumPy arrays each.
@@ -62,7 +64,7 @@ class Batches:
 def as_arrays(example: dict, tokenize: Callable, *, dropped: bool = False) -> dict[str, np.ndarray]:
   """An example with its caption as tokens; a dropped caption is the empty one."""
   tokens = tokenize('' if dropped else example['caption'])
-  pictures = {name: example[name] for name in ('image', 'condition') if name in example}
+  pictures = {name: example[name] for name in PICTURES if name in example}
   return dict(pictures, tokens=tokens)
 
 

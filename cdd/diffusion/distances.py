@@ -18,23 +18,13 @@ def pseudo_huber(
   return _mean(jnp.sqrt((a - b) ** 2 + c**2) - c, weight)
 
 
-def through(distance: Callable, *functions: Callable[[jax.Array], jax.Array]) -> Callable:
-  """The distance of f(a) and f(b), f the composition of `functions`, the first one first.
-
-  Figure 3's forms: D for pixels, D then E for re-encoded latents.
-  """
-
-  def composed(a, b, weight=None):
-    for function in functions:
-      a, b = function(a), function(b)
-    return distance(a, b, weight)
-
-  return composed
-
-
 def per_example(metric: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable:
   """A distance from a metric of images -> [b], such as LPIPS."""
-  return lambda a, b, weight=None: _mean(metric(a, b)[:, None, None, None], weight)
+
+  def distance(a, b, weight=None):
+    return _mean(metric(a, b)[:, None, None, None], weight)
+
+  return distance
 
 
 def _mean(values: jax.Array, weight: jax.Array | None) -> jax.Array:

@@ -1,6 +1,7 @@
 """Owns the paper's method: conditional diffusion distillation in a single stage (Algorithm 1)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,37 @@ from cdd.diffusion.process import Level, Pair, compose, decompose
 from cdd.registry import choose
 from cdd.types import Array, Batch, Nets
 
-# What multiplies d_x at a level. The paper: nothing. As ‖x − x̂‖² = σ² ‖v − v̂‖², 'velocity' asks
-# of every level what the usual v-loss asks; 'snr' is Salimans & Ho's truncated SNR.
-WEIGHTINGS = dict(
-  none=lambda level: jnp.ones_like(level.sigma),
-  velocity=lambda level: 1 / jnp.maximum(level.sigma, 0.1) ** 2,
-  snr=lambda level: jnp.clip((level.alpha / jnp.maximum(level.sigma, 1e-3)) ** 2, 1, 100),
+LEAST = 0.02  # Below this a weight does not grow further.
+
+
+class Weights(NamedTuple):
+  """What multiplies the two terms at a level, each [b, 1, 1, 1] or 1."""
+
+  eps: Array | float
+  x: Array | float
+
+
+def velocity(level: Level) -> Weights:
+  """Both terms as errors of v: ‖ε − ε̂‖² = α² ‖v − v̂‖² and ‖x − x̂‖² = σ² ‖v − v̂‖²."""
+  inverse = lambda factor: 1 / jnp.maximum(factor, LEAST) ** 2
+  return Weights(eps=inverse(level.alpha), x=inverse(level.sigma))
+
+
+def snr(level: Level) -> Weights:
+  """d_x by the truncated signal-to-noise ratio max(α²/σ², 1) (Salimans & Ho, 2022)."""
+  ratio = (level.alpha / jnp.maximum(level.sigma, LEAST)) ** 2
+  return Weights(eps=1.0, x=jnp.maximum(ratio, 1))
+
+
+# The paper weighs no level more than another: 'none'.
+WEIGHTINGS = dict(none=lambda level: Weights(1.0, 1.0), snr=snr, velocity=velocity)
+
+
+# Where d_x looks: which (signal, predicted signal) it compares. Figure 3 names these.
+SPACES = dict(
+  latent=lambda nets, x, guess: (x, guess),
+  pixel=lambda nets, x, guess: (nets.decode(x), nets.decode(guess)),
+  reencoded=lambda nets, x, guess: (x, nets.encode(nets.decode(guess))),
 )
 
 
@@ -34,6 +60,7 @@ def loss(
   eps_weight: float = 1.0,
   x_weight: float = 1.0,
   weighting: str = 'none',
+  x_space: str = 'latent',
 ) -> tuple[Array, dict[str, Array]]:
   """Algorithm 1 for one batch: noise-space self-consistency plus conditional guidance (Eq. 11).
 
@@ -41,9 +68,10 @@ def loss(
     dt: Δt, in steps of the schedule.
     predictor: which (x, ε) make ẑ_s; `prev` is Eq. 12, `ddim` Eq. 8.
     eps_weight, x_weight: weights of d_ε and d_x; x_weight 0 is §5.1's r = 0.
-    weighting: of d_x over levels, one of WEIGHTINGS.
+    weighting: of both terms over levels, one of WEIGHTINGS.
+    x_space: where d_x compares, one of SPACES (Figure 3).
   """
-  weigh = choose(WEIGHTINGS, weighting, 'weighting')
+  weigh, view = choose(WEIGHTINGS, weighting, 'weighting'), choose(SPACES, x_space, 'x_space')
   t_rng, eps_rng = jax.random.split(rng)
   x, c = batch  # (x, c) ~ p_data
   t = sample_t(t_rng, x.shape[0], dt, num_steps)  # t ~ [Δt, T]
@@ -53,14 +81,15 @@ def loss(
   real = Pair(x, eps)
   z_t = compose(real, at_t)  # Eq. 1
   online = decompose(z_t, nets.online(z_t, c, t), at_t)  # Eq. 7
-  guidance = d_x(x, online.x, weigh(at_t))
+  weights = weigh(at_t)
+  guidance = d_x(*view(nets, x, online.x), weights.x)
   if not eps_weight:
     return x_weight * guidance, dict(guidance=guidance)
   teacher = lambda: decompose(z_t, nets.teacher(z_t, c, t), at_t)
   z_s = jax.lax.stop_gradient(compose(predictor(online, real, teacher), at_s))  # Eq. 8 or Eq. 12
   # Algorithm 1 prints t here, Eq. 11 prints s; ẑ_s lies at s.
   target = jax.lax.stop_gradient(decompose(z_s, nets.target(z_s, c, s), at_s))
-  consistency = d_eps(online.eps, target.eps)
+  consistency = d_eps(online.eps, target.eps, weights.eps)
   drift = jnp.mean((target.eps - eps) ** 2)
   metrics = dict(consistency=consistency, guidance=guidance, eps_drift=drift)
   return eps_weight * consistency + x_weight * guidance, metrics

@@ -53,6 +53,11 @@ def lpips(params: Params, a: Array, b: Array) -> Array:
   return total
 
 
+def of_images(a: Array, b: Array) -> Array:
+  """`lpips` with the packaged weights."""
+  return lpips(load(), a, b)
+
+
 def _normalise(x: Array) -> Array:
   # The reference adds 1e-10 outside the root; inside it besides, so that a gradient at 0 exists.
   return x / (jnp.sqrt((x**2).sum(-1, keepdims=True) + 1e-20) + 1e-10)

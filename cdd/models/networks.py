@@ -44,6 +44,11 @@ class Networks(NamedTuple):
     mean, _ = self.vae(trees.select(params, 'vae'), 'encode', 2 * images - 1)
     return (mean - self.shift) * self.scale
 
+  def latents(self, params: Params, raw: dict[str, Array], name: str) -> Array:
+    """The latents of a batch's picture 'image' or 'condition', encoded ahead or here."""
+    ahead = raw.get(f'{name}_latents')
+    return self.encode(params, raw[name]) if ahead is None else ahead
+
   def decode(self, params: Params, latents: Array) -> Array:
     """Latents [b, h, w, c] -> images [b, H, W, 3], about [0, 1]; not clipped, for gradients."""
     return (
@@ -52,9 +57,12 @@ class Networks(NamedTuple):
 
   def condition(self, params: Params, raw: dict[str, Array]) -> Condition:
     """The condition image in the adapter's space and the text's hidden states."""
-    image = raw.get('condition')
-    if image is not None and self.condition_space == 'latent':
-      image = self.encode(params, image)
+    spaces = dict(
+      latent=lambda: self.latents(params, raw, 'condition'),
+      pixel=lambda: raw['condition'],
+      none=lambda: None,
+    )
+    image = spaces[self.condition_space]()
     text = self.text_encoder(trees.select(params, 'text_encoder'), '__call__', raw['tokens'])
     return Condition(image, text)
 

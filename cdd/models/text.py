@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cdd.models.blocks import attend
 from cdd.registry import choose
 from cdd.types import Array
 
@@ -35,14 +36,9 @@ class SelfAttention(nnx.Module):
     self.heads = config.num_attention_heads
 
   def __call__(self, x: Array) -> Array:
-    b, n, d = x.shape
-    split = lambda y: y.reshape(b, n, self.heads, d // self.heads)
-    query, key, value = split(self.q_proj(x)), split(self.k_proj(x)), split(self.v_proj(x))
-    scores = jnp.einsum('bnhd,bmhd->bhnm', query, key) * (d // self.heads) ** -0.5
-    causal = jnp.tril(jnp.ones((n, n), bool))[None, None]
-    scores = jnp.where(causal, scores.astype(jnp.float32), -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return self.out_proj(jnp.einsum('bhnm,bmhd->bnhd', weights, value).reshape(b, n, d))
+    causal = jnp.tril(jnp.ones((x.shape[1],) * 2, bool))
+    query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+    return self.out_proj(attend(query, key, value, self.heads, mask=causal))
 
 
 class MLP(nnx.Module):

@@ -33,7 +33,8 @@ def loss(w, w_target, *, rng=0, **settings):
     )
     | settings
   )
-  nets = Nets(network(w), network(w_target), network(0.1))
+  encode, decode = lambda image: image + 1, lambda z: 2 * z
+  nets = Nets(network(w), network(w_target), network(0.1), encode, decode)
   key = jax.random.key(rng)
   return conditional.loss(
     nets, Batch(X, C), key, jnp.int32(0), schedule=SCHEDULE, num_steps=1000, **settings
@@ -145,9 +146,37 @@ def test_velocity_weighting_turns_the_signal_error_into_the_velocity_error():
   np.testing.assert_allclose(value, error, rtol=1e-3)
 
 
-def test_an_unknown_weighting_lists_the_choices():
-  with pytest.raises(ValueError, match="'heavy'.*'none', 'snr', 'velocity'"):
-    loss(0.4, 0.4, weighting='heavy')
+def test_velocity_weighting_of_both_terms_compares_velocities():
+  t_rng, eps_rng = jax.random.split(jax.random.key(0))
+  t = times.per_example(t_rng, 4, 100, 900)
+  alpha, sigma = SCHEDULE(t)
+  weights = conditional.WEIGHTINGS['velocity'](SCHEDULE(t))
+  np.testing.assert_allclose(weights.eps * alpha**2, 1, rtol=1e-4)
+  np.testing.assert_allclose(weights.x * sigma**2, 1, rtol=1e-4)
+
+
+def test_figure_3_compares_latents_pixels_and_reencoded_latents():
+  guidance = lambda space: float(loss(0.4, 0.6, x_space=space)[1]['guidance'])
+  np.testing.assert_allclose(guidance('pixel'), 4 * guidance('latent'), rtol=1e-5)
+  t_rng, eps_rng = jax.random.split(jax.random.key(0))
+  t = times.per_example(t_rng, 4, 20, 1000)
+  alpha, sigma = SCHEDULE(t)
+  z = alpha * X + sigma * jax.random.normal(eps_rng, X.shape)
+  guess = alpha * z - sigma * network(0.4)(z, C, t)
+  expected = ((X - (2 * guess + 1)) ** 2).mean()  # x itself is not encoded again.
+  np.testing.assert_allclose(guidance('reencoded'), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('setting', 'message'),
+  [
+    (dict(weighting='heavy'), "'heavy'.*'none', 'snr', 'velocity'"),
+    (dict(x_space='voxel'), "'voxel'.*'latent', 'pixel', 'reencoded'"),
+  ],
+)
+def test_an_unknown_choice_lists_the_choices(setting, message):
+  with pytest.raises(ValueError, match=message):
+    loss(0.4, 0.4, **setting)
 
 
 def test_finetune_is_the_mean_squared_error_of_the_velocity():
