@@ -73,15 +73,17 @@ class Experiment(NamedTuple):
 
 def experiment(config, workdir: Path) -> Experiment:
   """Everything that `config` describes; nothing is trained yet."""
-  mesh = sharding.make_mesh(**config.mesh)
-  source = bind(SOURCES, config.data.source, 'source')()
+  if config.evaluation:
+    choose(SAMPLERS, config.evaluation.sampler, 'sampler')  # Now rather than after the training.
   task = bind(TASKS, config.data.task, 'task')()
+  source = bind(SOURCES, config.data.source, 'source')()
   captions = (source[index]['caption'] for index in range(min(4000, len(source))))
   prior = priors.load(config.prior, workdir, captions)
   networks, adapter = adapted_networks(config.model, prior)
   train, frozen = divide(config, {**prior.params, **adapter})
   if config.initial:
     train = trained.load(config.initial, train)
+  mesh = sharding.make_mesh(**config.mesh)
   optimizer = bind(OPTIMIZERS, config.optimizer, 'optimizer')(steps=config.steps)
   create = lambda params: states.create(params, optimizer)
   shapes = jax.eval_shape(create, train)

@@ -5,11 +5,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cdd.errors import UserError
+
 
 def choose(table: Mapping[str, Any], name: str, kind: str) -> Any:
-  """The entry called `name`; a ValueError naming the choices if there is none."""
+  """The entry called `name`; a UserError naming the choices if there is none."""
   if name not in table:
-    raise ValueError(f'Unknown {kind} {name!r}; choose one of {sorted(table)}.')
+    raise UserError(f'Unknown {kind} {name!r}; choose one of {sorted(table)}.')
   return table[name]
 
 
@@ -22,7 +24,7 @@ def bind(table: Mapping[str, Callable], spec: Mapping[str, Any], kind: str) -> C
     kind: what the table holds, for messages ('sampler').
 
   Raises:
-    ValueError: an unknown name, or a setting that the function does not take.
+    UserError: an unknown name, or a setting that the function does not take.
   """
   settings = dict(spec)
   name = settings.pop('name')
@@ -34,5 +36,5 @@ def bind(table: Mapping[str, Callable], spec: Mapping[str, Any], kind: str) -> C
   ]
   for key in settings:
     if key not in accepted:
-      raise ValueError(f'Unknown setting {key!r} of {kind} {name!r}; choose from {accepted}.')
+      raise UserError(f'Unknown setting {key!r} of {kind} {name!r}; choose from {accepted}.')
   return functools.partial(function, **settings)

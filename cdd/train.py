@@ -27,8 +27,10 @@ def run(config, workdir: Path) -> None:
     UserError: the workdir belongs to another config, the config names something unknown, the
       prior is missing, or the loss is not finite.
   """
-  claim(config, workdir)
+  check(config, workdir)
   experiment = build.experiment(config, workdir)
+  if jax.process_index() == 0:
+    writers.replace(workdir / 'config.json', json.dumps(as_json(config), indent=2) + '\n')
   state = fit(experiment, config, workdir)
   if state is None:
     return
@@ -38,25 +40,30 @@ def run(config, workdir: Path) -> None:
       report.evaluate(experiment, config, state.target, workdir)
 
 
-def claim(config, workdir: Path) -> None:
-  """Writes the config into a new workdir, or checks that an old one belongs to it."""
-  workdir.mkdir(parents=True, exist_ok=True)
+def check(config, workdir: Path) -> None:
+  """Refuses a workdir that belongs to another config.
+
+  Raises:
+    UserError: names the fields that differ.
+  """
   path = workdir / 'config.json'
-  new = json.loads(config.to_json_best_effort())
-  if path.exists():
-    old = json.loads(path.read_text())
-    differing = [
-      f'{key}: {old_value!r} there, {new_value!r} now'
-      for key, old_value, new_value in differences(old, new)
-      if key.split('.')[0] not in FREE
-    ]
-    if differing:
-      raise UserError(
-        f'{workdir} belongs to a run with another config ({"; ".join(differing[:6])}). '
-        'Give another --workdir, or remove that one.'
-      )
-  if jax.process_index() == 0:
-    writers.replace(path, json.dumps(new, indent=2) + '\n')
+  if not path.exists():
+    return
+  differing = [
+    f'{key}: {old!r} there, {new!r} now'
+    for key, old, new in differences(json.loads(path.read_text()), as_json(config))
+    if key.split('.')[0] not in FREE
+  ]
+  if differing:
+    raise UserError(
+      f'{workdir} belongs to a run with another config ({"; ".join(differing[:6])}). '
+      'Give another --workdir, or remove that one.'
+    )
+
+
+def as_json(config) -> dict:
+  """The config as JSON has it: tuples are lists."""
+  return json.loads(config.to_json_best_effort())
 
 
 def differences(old, new, prefix=''):
@@ -70,38 +77,33 @@ def differences(old, new, prefix=''):
 
 def fit(experiment, config, workdir: Path):
   """Runs the steps that are left; returns the final state, or None if a signal stopped it."""
-  checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', keep=config.log.keep, best='score')
-  if checkpoints.latest() is None:
-    state = experiment.initial()
-  else:
-    state, place = checkpoints.restore(experiment.abstract)
-    experiment.batches.set_state(place)
-  start = int(state.step)
-  main = jax.process_index() == 0
-  log = writers.Writer(workdir, step=start) if main else None
-  stopped = Stop()
-  loop = Loop(experiment, config, log)
-  with (
-    stopped,
-    tqdm(
-      total=config.steps, initial=start, desc=config.name, disable=not main, dynamic_ncols=True
-    ) as bar,
-  ):
+  with contextlib.ExitStack() as stack:
+    checkpoints = checkpoint.Checkpoints(
+      workdir / 'checkpoints', keep=config.log.keep, best='score'
+    )
+    stack.callback(checkpoints.close)  # Waits for what is being written.
+    if checkpoints.latest() is None:
+      state = experiment.initial()
+    else:
+      state, place = checkpoints.restore(experiment.abstract)
+      experiment.batches.set_state(place)
+    start = int(state.step)
+    main = jax.process_index() == 0
+    log = stack.enter_context(writers.Writer(workdir, step=start)) if main else None
+    bar = dict(desc=config.name, total=config.steps, initial=start, dynamic_ncols=True)
+    bar = stack.enter_context(tqdm(**bar, disable=not main))
+    stop = stack.enter_context(Stop())
+    loop = Loop(experiment, config, log, bar)
     for step in range(start + 1, config.steps + 1):
-      state = loop.step(state, step, bar)
-      last = step == config.steps or stopped.asked
-      if last or step % config.log.checkpoint_every == 0:
-        loop.flush(bar)
-        metrics = loop.preview(state, step, workdir) if not stopped.asked else {}
+      state = loop.step(state, step)
+      asked = stop.asked
+      if asked or step == config.steps or step % config.log.checkpoint_every == 0:
+        loop.settle()
+        metrics = {} if asked else loop.preview(state, step, workdir)
         checkpoints.save(step, state, experiment.batches.get_state(), metrics or None)
-      if stopped.asked:
-        break
-  checkpoints.close()
-  if log:
-    log.close()
-  if stopped.asked and step < config.steps:
-    print(f'Stopped after step {step}; the same command resumes there.')
-    return None
+      if asked and step < config.steps:
+        bar.write(f'Stopped after step {step}; the same command resumes there.')
+        return None
   return state
 
 
@@ -117,6 +119,7 @@ class Stop:
 
     with contextlib.suppress(ValueError):  # Only the main thread may set handlers.
       self._old = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
+    return self
 
   def __exit__(self, *_):
     for number, handler in getattr(self, '_old', {}).items():
@@ -129,47 +132,60 @@ class Loop:
   Metrics are read one logging interval late, so that reading never waits for the device.
   """
 
-  def __init__(self, experiment, config, log):
-    self._experiment, self._config, self._log = experiment, config, log
-    self._pending = None
+  def __init__(self, experiment, config, log, bar):
+    self._experiment, self._config, self._log, self._bar = experiment, config, log, bar
+    self._newest = self._pending = None
     self._waited = self._began = 0.0
 
-  def step(self, state, step: int, bar):
+  def step(self, state, step: int):
     now = time.perf_counter()
     batch = next(self._experiment.batches)
     self._waited += time.perf_counter() - now
     batch = sharding.put_batch(batch, self._experiment.mesh)
     state, metrics = self._experiment.step(state, batch)
-    bar.update()
+    self._newest = step, metrics
+    self._bar.update()
     if step % self._config.log.every == 0:
-      self.flush(bar)
+      self.flush()
       self._pending = step, metrics, self._waited
       self._waited = 0.0
     return state
 
-  def flush(self, bar) -> None:
-    """Writes the metrics of the last logged step; a loss that is not finite ends the run."""
+  def flush(self) -> None:
+    """Writes the metrics of the last logged step."""
     if self._pending is None:
       return
     step, metrics, waited = self._pending
     self._pending = None
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    values = self.read(step, metrics)
     now = time.perf_counter()
     if self._began:
       elapsed = now - self._began
       rate = self._config.log.every / elapsed
       values.update(steps_per_second=rate, waiting=waited / elapsed)
     self._began = now
-    if not np.isfinite(values['loss']):
-      raise UserError(
-        f'The loss is {values["loss"]} at step {step}. The last checkpoint before it is intact; '
-        f'a lower optimizer.learning_rate ({self._config.optimizer.learning_rate}) or a longer '
-        'optimizer.warmup are the usual cures.'
-      )
     if self._log:
       self._log.scalars(step, values)
     shown = [name for name in ('loss', 'consistency', 'guidance') if name in values]
-    bar.set_postfix({name: f'{values[name]:.4f}' for name in shown}, refresh=False)
+    self._bar.set_postfix({name: f'{values[name]:.4f}' for name in shown}, refresh=False)
+
+  def settle(self) -> None:
+    """Flushes, and makes sure of the newest step, so that nothing broken is saved."""
+    self.flush()
+    self.read(*self._newest)
+
+  def read(self, step: int, metrics) -> dict[str, float]:
+    """Metrics as numbers; a loss or a gradient that is not finite ends the run."""
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    for name in ('loss', 'grad_norm'):
+      if not np.isfinite(values[name]):
+        rate = self._config.optimizer.learning_rate
+        raise UserError(
+          f'The {name} is {values[name]} at step {step}. The last checkpoint before it is intact; '
+          f'a lower optimizer.learning_rate ({rate}) or a longer optimizer.warmup are the usual '
+          'cures, in another --workdir.'
+        )
+    return values
 
   def preview(self, state, step: int, workdir: Path) -> dict:
     """Samples a fixed held-out batch into a picture; its score ranks the checkpoints."""

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cdd.errors import UserError
+
 
 def match(patterns: Sequence[tuple[str, Any]], paths) -> dict[str, Any]:
   """Maps every path to the value of the first pattern that matches all of it.
@@ -13,7 +15,7 @@ def match(patterns: Sequence[tuple[str, Any]], paths) -> dict[str, Any]:
     paths: an iterable of paths, such as a flat tree.
 
   Raises:
-    ValueError: names the paths that no pattern matches.
+    UserError: names the paths that no pattern matches.
   """
   compiled = [(re.compile(pattern), value) for pattern, value in patterns]
   found, missed = {}, []
@@ -25,7 +27,7 @@ def match(patterns: Sequence[tuple[str, Any]], paths) -> dict[str, Any]:
     else:
       missed.append(path)
   if missed:
-    raise ValueError(f'No pattern of {[p for p, _ in patterns]} matches {missed[:8]}.')
+    raise UserError(f'No pattern of {[p for p, _ in patterns]} matches {missed[:8]}.')
   return found
 
 

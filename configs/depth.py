@@ -14,7 +14,7 @@ from configs import common, methods
 TASK = dict(name='depth', depth_kind='metric')
 
 
-def scenes(config: ConfigDict) -> None:
+def scenes(config: ConfigDict, *, cache: int) -> None:
   config.data = dict(
     source=dict(name='scenes', size=64, seed=0, start=10_000),
     held_out=dict(name='scenes', size=64, seed=0, start=0, length=1024),
@@ -22,6 +22,7 @@ def scenes(config: ConfigDict) -> None:
     batch_size=32,
     caption_dropout=0.1,
     threads=2,
+    cache=cache,
   )
 
 
@@ -44,5 +45,8 @@ def full(config: ConfigDict) -> None:
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument, methods=methods.METHODS)
   config = common.experiment('depth', chosen, methods.METHODS)
-  dict(full=full, small=scenes, tiny=scenes)[chosen['size']](config)
+  if chosen['size'] == 'full':
+    full(config)
+  else:
+    scenes(config, cache=dict(small=16_000, tiny=0)[chosen['size']])
   return config

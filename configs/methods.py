@@ -2,24 +2,38 @@
 
 
 def conditional() -> dict:
-  """Ours: Algorithm 1 with the settings that measured best (docs/findings.md)."""
+  """Ours: Algorithm 1 with what the paper leaves open set as measured (docs/findings.md).
+
+  dt / x_weight is the window, in steps of the schedule, over which consistency carries a
+  prediction: 125 of 1000 suits sampling in 2 to 8 steps.
+  """
   return dict(
     method=dict(
       name='conditional',
-      dt=20,
+      dt=50,
       sample_t=dict(name='per_example'),
-      predictor=dict(name='prev'),
+      predictor=dict(name='ddim'),
       d_eps=dict(name='squared_l2'),
       d_x=dict(name='squared_l2'),
+      eps_weight=1.0,
+      x_weight=0.4,
+      x_space='latent',
+      weighting='velocity',
     ),
-    target=dict(name='ema', decay=0.95),
+    target=dict(name='ema', decay=0.99),
   )
 
 
 def paper() -> dict:
-  """The paper's exact recipe: Δt = 1, one t for the batch, Eq. 12, squared l2 for both terms."""
+  """The paper's exact recipe: Δt = 1, one t for the batch, Eq. 12, both terms unweighted."""
   changes = conditional()
-  changes['method'].update(dt=1, sample_t=dict(name='shared'))
+  changes['method'].update(
+    dt=1,
+    sample_t=dict(name='shared'),
+    predictor=dict(name='prev'),
+    x_weight=1.0,
+    weighting='none',
+  )
   changes['target'].update(decay=0.999)
   return changes
 

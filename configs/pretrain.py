@@ -72,7 +72,7 @@ def autoencoder() -> ConfigDict:
   config = common.base()
   config.name = 'pretrain_autoencoder'
   config.evaluation = None
-  config.steps = 1800
+  config.steps = 2000
   config.prior = dict(path=None, new=dict(vae=VAE))
   config.model.adapter = dict(name='none')
   config.trainable = (('vae[.].*', 'train'),)
@@ -91,7 +91,7 @@ def prior() -> ConfigDict:
   config = common.base()
   config.name = 'pretrain_prior'
   config.evaluation = None
-  config.steps = 5000
+  config.steps = 4500
   config.prior = dict(
     path='runs/pretrain_autoencoder/export',
     new=dict(

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import common, methods
 
 
-def photographs(config: ConfigDict) -> None:
+def photographs(config: ConfigDict, *, cache: int) -> None:
   config.data = dict(
     source=dict(name='photos', split='train', size=64, seed=0),
     held_out=dict(name='photos', split='test', size=64, seed=0),
@@ -20,6 +20,7 @@ def photographs(config: ConfigDict) -> None:
     batch_size=32,
     caption_dropout=0.1,
     threads=2,
+    cache=cache,
   )
 
 
@@ -42,7 +43,9 @@ def full(config: ConfigDict) -> None:
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument, methods=methods.METHODS)
   config = common.experiment('super_resolution', chosen, methods.METHODS)
-  dict(full=full, small=photographs, tiny=photographs)[chosen['size']](config)
-  if chosen['size'] != 'full':
+  if chosen['size'] == 'full':
+    full(config)
+  else:
+    photographs(config, cache=dict(small=16_000, tiny=0)[chosen['size']])
     config.evaluation.condition_row = 'bicubic'
   return config

@@ -43,8 +43,10 @@ class Batches:
       dropped = rng.random() < caption_dropout
       return as_arrays(task(example, rng), tokenize, dropped=dropped)
 
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()[mine]
-    dataset = dataset.random_map(prepare).batch(batch_size // process_count)
+    # Drawn before the cut, so that an example's draws are the same on any number of processes.
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(prepare)
+    # The remainder of an endless stream; counting it overflows for batches of one.
+    dataset = dataset[mine].batch(batch_size // process_count, drop_remainder=True)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     self._iterator = iter(dataset.to_iter_dataset(options))
 

@@ -11,6 +11,11 @@ def silu(x: Array) -> Array:
   return x * jax.nn.sigmoid(x)
 
 
+def gelu(x: Array) -> Array:
+  """The exact one. jax.nn.gelu goes by erfc, on XLA's CPU backend three times slower than erf."""
+  return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
 def conv(
   inputs: int, outputs: int, kernel: int, *, dtype, rngs, stride: int = 1, zero: bool = False
 ):

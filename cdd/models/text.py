@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cdd.models.blocks import attend
+from cdd.models.blocks import attend, gelu
 from cdd.registry import choose
 from cdd.types import Array
 
 ACTIVATIONS = dict(
   quick_gelu=lambda x: x * jax.nn.sigmoid(1.702 * x),
-  gelu=lambda x: jax.nn.gelu(x, approximate=False),
+  gelu=gelu,
 )
 
 

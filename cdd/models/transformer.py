@@ -1,9 +1,9 @@
 """Owns the transformer of the U-Net: self-attention, cross-attention to the text, feed-forward."""
 
-import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from cdd.models.blocks import attend, conv, norm
+from cdd.models.blocks import attend, conv, gelu, norm
 from cdd.types import Array
 
 
@@ -29,8 +29,8 @@ class GEGLU(nnx.Module):
     self.proj = nnx.Linear(channels, 2 * hidden, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
-    hidden, gate = jax.numpy.split(self.proj(x), 2, axis=-1)
-    return hidden * jax.nn.gelu(gate, approximate=False)
+    hidden, gate = jnp.split(self.proj(x), 2, axis=-1)
+    return hidden * gelu(gate)
 
 
 class FeedForward(nnx.Module):

@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cdd import trees
+from cdd.errors import UserError
 
 RULES = (('.*', 'fsdp'),)
 
@@ -15,17 +16,17 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, devices: Sequence | None = None)
   """A (data, fsdp) mesh; -1 takes the devices that are left.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+    UserError: the sizes do not multiply to the number of devices.
   """
   devices = list(devices if devices is not None else jax.devices())
   count = len(devices)
   if -1 in (data, fsdp):
     known = data * fsdp * -1 if data != fsdp else 0
     if known < 1 or count % known:
-      raise ValueError(f'A mesh of data={data}, fsdp={fsdp} does not divide {count} devices.')
+      raise UserError(f'A mesh of data={data}, fsdp={fsdp} does not divide {count} devices.')
     data, fsdp = (count // known, fsdp) if data == -1 else (data, count // known)
   if data * fsdp != count:
-    raise ValueError(f'A mesh of data={data}, fsdp={fsdp} does not fill {count} devices.')
+    raise UserError(f'A mesh of data={data}, fsdp={fsdp} does not fill {count} devices.')
   # Explicit axes, the default of jax 0.10, refuse sharded convolution kernels.
   return jax.make_mesh(
     (data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, devices=devices

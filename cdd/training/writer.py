@@ -30,7 +30,10 @@ class Writer:
     """`image`: uint8 [H, W, 3]."""
     self._board.add_image(name, image, step, dataformats='HWC')
 
-  def close(self) -> None:
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_) -> None:
     self._file.close()
     self._board.close()
 

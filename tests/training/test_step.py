@@ -14,7 +14,7 @@ from cdd.training.targets import ema, periodic
 def objective(params, target, frozen, batch, rng, step):
   """A least-squares fit with noise: enough to see who moves and which key is drawn."""
   noise = 0.01 * jax.random.normal(rng, batch['y'].shape)
-  out = batch['x'] @ params['w'] * frozen['scale'] + params['b']
+  out = batch['x'] @ params['w'] * frozen['scale'] + params['b'][None]
   pull = ((params['w'] - target['w']) ** 2).sum()
   loss = ((out - batch['y'] - noise) ** 2).mean() + 0.1 * pull
   return loss, dict(pull=pull)
@@ -63,7 +63,7 @@ def test_one_step_equals_sgd_written_in_numpy(problem):
   params, frozen, batch = problem
 
   def plain(params, target, frozen, batch, rng, step):
-    return ((batch['x'] @ params['w'] + params['b'] - batch['y']) ** 2).mean(), {}
+    return ((batch['x'] @ params['w'] + params['b'][None] - batch['y']) ** 2).mean(), {}
 
   step = jax.jit(steps.make(plain, optax.sgd(0.5), follow))
   state, metrics = step(states.create(params, optax.sgd(0.5)), frozen, batch, jax.random.key(0))
@@ -77,7 +77,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(problem):
   params, frozen, batch = problem
 
   def plain(params, target, frozen, batch, rng, step):
-    return ((batch['x'] @ params['w'] + params['b'] - batch['y']) ** 2).mean(), {}
+    return ((batch['x'] @ params['w'] + params['b'][None] - batch['y']) ** 2).mean(), {}
 
   def run(accumulate):
     step = jax.jit(steps.make(plain, optax.sgd(0.5), follow, accumulate=accumulate))

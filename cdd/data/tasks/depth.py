@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from cdd.errors import UserError
+
 KINDS = ('metric', 'inverse')
 
 
@@ -19,15 +21,15 @@ def depth(*, depth_kind='metric', percentiles=None):
       lies outside clipped; None for the least and the greatest.
 
   Raises:
-    ValueError: an unknown kind, bad percentiles, or a depth of another shape than the image's, with
-      NaN, or, if metric, not positive.
+    UserError: an unknown kind or bad percentiles.
+    ValueError: a depth of another shape than the image's, with NaN, or, if metric, not positive.
   """
   if depth_kind not in KINDS:
-    raise ValueError(f'Unknown depth_kind {depth_kind!r}; choose one of {list(KINDS)}')
+    raise UserError(f'Unknown depth_kind {depth_kind!r}; choose one of {list(KINDS)}')
   if percentiles is not None:
     low, high = percentiles
     if not 0 <= low < high <= 100:
-      raise ValueError(f'percentiles are {percentiles}; they must be 0 <= low < high <= 100')
+      raise UserError(f'percentiles are {percentiles}; they must be 0 <= low < high <= 100')
 
   def task(example, rng):
     del rng

@@ -16,6 +16,7 @@ class MuMix(nnx.Module):
 
   condition_space = 'latent'
   copies_unet_below = 'encoder'
+  depends_on_z = False  # Unless `sees_t`.
 
   def __init__(
     self,

@@ -1,0 +1,45 @@
+"""Several seeds of one config as one table: python -m benchmarks.spread runs/a runs/b runs/c."""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+NAMES = dict(lpips=3, psnr=2, ssim=3, frechet=2)  # Metric -> decimals shown.
+
+
+def spread(runs: list[list[dict]]) -> list[dict]:
+  """Rows of the same method, steps and sampler over runs: mean and sample standard deviation."""
+  key = lambda row: (row['method'], row['steps'], row['sampler'])
+  out = []
+  for row in runs[0]:
+    same = [other for rows in runs for other in rows if key(other) == key(row)]
+    values = {name: [other[name] for other in same] for name in NAMES}
+    out.append(
+      dict(zip(('method', 'steps', 'sampler'), key(row), strict=True), seeds=len(same))
+      | {name: statistics.mean(found) for name, found in values.items()}
+      | {f'{name}_sd': statistics.stdev(v) if len(v) > 1 else 0.0 for name, v in values.items()}
+    )
+  return out
+
+
+def markdown(rows: list[dict]) -> str:
+  """The rows as a table; one seed has no spread."""
+  lines = ['| method | steps | sampler | LPIPS ↓ | PSNR ↑ | SSIM ↑ | Fréchet ↓ |', '|' + '---|' * 7]
+  for row in rows:
+    cells = [row['method'], str(row['steps'] or '–'), row['sampler'] or '–']
+    for name, digits in NAMES.items():
+      varies = f' ± {row[f"{name}_sd"]:.{digits}f}' if row[f'{name}_sd'] else ''
+      cells.append(f'{row[name]:.{digits}f}{varies}')
+    lines.append('| ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines)
+
+
+def main(folders: list[str]) -> None:
+  if not folders:
+    sys.exit('usage: python -m benchmarks.spread RUN [RUN ...], each with a metrics.json')
+  print(markdown(spread([json.loads((Path(f) / 'metrics.json').read_text()) for f in folders])))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])

@@ -1,0 +1,136 @@
+"""The step of Algorithm 1, the adapter trained and the U-Net frozen: ours beside PyTorch's.
+
+python -m benchmarks.step [--rounds=10] [--batch=32]
+"""
+
+import argparse
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from benchmarks import clock, networks
+from cdd.diffusion import distances, predictors, times
+from cdd.methods import conditional
+from cdd.training import optimizer, state, step, targets
+from cdd.types import Batch, Nets, Params
+
+RATE, DECAY, CLIP, DT = 1e-4, 0.95, 1.0, 1
+LOSS = partial(
+  conditional.loss,
+  schedule=networks.SCHEDULE,
+  num_steps=networks.SCHEDULE.num_steps,
+  sample_t=times.per_example,
+  predictor=predictors.prev,
+  d_eps=distances.squared_l2,
+  d_x=distances.squared_l2,
+  dt=DT,
+)
+
+
+def our_objective(nets: networks.Networks) -> Callable:
+  """As build.diffusion_objective, of latents and hidden states that are there already."""
+
+  def run(params, target, frozen, batch, rng, step):
+    online, slow = nets.velocity({**frozen, **params}), nets.velocity({**frozen, **target})
+    return LOSS(Nets(online=online, target=slow), batch, rng, step)
+
+  return run
+
+
+def our_step(objective: Callable, train: Params, frozen: Params, batch: Batch) -> Callable:
+  """() -> None: one update, jitted with the state donated."""
+  adamw = optimizer.adamw(steps=10**6, learning_rate=RATE, decay='constant', b2=0.999, clip=CLIP)
+  update = step.make(objective, adamw, partial(targets.ema, decay=DECAY))
+  update = jax.jit(update, donate_argnums=0)
+  now = state.create(jax.tree.map(jnp.copy, train), adamw)
+  rng = jax.random.key(0)
+
+  def run():
+    nonlocal now
+    now, metrics = update(now, frozen, batch, rng)
+    jax.block_until_ready((now, metrics))
+
+  return run
+
+
+def their_loss(online: networks.Theirs, target: networks.Theirs, batch, t, eps) -> torch.Tensor:
+  """Algorithm 1 in torch; t int64 [b], eps [b, c, h, w]."""
+  x, image, text = batch
+  table = [torch.tensor(np.asarray(row)) for row in networks.SCHEDULE]
+  level = lambda t: (row[t][:, None, None, None] for row in table)
+  index = lambda t: (t - 1).clamp(min=0)
+  (alpha_t, sigma_t), (alpha_s, sigma_s), s = level(t), level(t - DT), t - DT
+  z_t = alpha_t * x + sigma_t * eps
+  v = online(z_t, image, text, index(t))
+  x_hat, eps_hat = alpha_t * z_t - sigma_t * v, alpha_t * v + sigma_t * z_t
+  with torch.no_grad():
+    z_s = alpha_s * x_hat + sigma_s * eps
+    eps_slow = alpha_s * target(z_s, image, text, index(s)) + sigma_s * z_s
+  mse = torch.nn.functional.mse_loss
+  return mse(eps_hat, eps_slow) + mse(x_hat, x)
+
+
+def their_step(online: networks.Theirs, batch) -> Callable:
+  """() -> None: one update in eager mode."""
+  target = online._replace(control=copy.deepcopy(online.control).requires_grad_(False))
+  weights, slow = list(online.control.parameters()), list(target.control.parameters())
+  adamw = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0, fused=True)
+  x = batch[0]
+
+  def run():
+    t = torch.randint(DT, networks.SCHEDULE.num_steps + 1, (len(x),))
+    loss = their_loss(online, target, batch, t, torch.randn_like(x))
+    adamw.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights, CLIP)
+    adamw.step()
+    torch._foreach_lerp_(slow, weights, 1 - DECAY)
+
+  return run
+
+
+def disagreement(objective, train, frozen, batch: Batch, reference, torch_batch) -> float:
+  """The relative difference of the two losses, of the same weights, noise and times."""
+  rng = jax.random.key(7)
+  t_rng, eps_rng = jax.random.split(rng)  # As methods/conditional.py draws them.
+  t = times.per_example(t_rng, len(batch.x), DT, networks.SCHEDULE.num_steps)
+  eps = jax.random.normal(eps_rng, batch.x.shape)
+  loss, _ = jax.jit(objective)(train, train, frozen, batch, rng, jnp.int32(0))
+  with torch.no_grad():
+    t = torch.tensor(np.asarray(t)[:, 0, 0, 0], dtype=torch.int64)
+    expected = their_loss(reference, reference, torch_batch, t, networks.nchw(eps)).item()
+  return abs(float(loss) - expected) / expected
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--rounds', type=int, default=10)
+  parser.add_argument('--batch', type=int, default=32)
+  arguments = parser.parse_args()
+  reference = networks.theirs()
+  reference.unet.requires_grad_(False)
+  data = networks.inputs(arguments.batch)
+  torch_batch = (networks.nchw(data.latents), networks.nchw(data.image), torch.tensor(data.text))
+  contestants = {}
+  for adapter in ('controlnet', 'mu_mix'):
+    nets, train, frozen = networks.ours(adapter, reference)
+    batch = Batch(jnp.asarray(data.latents), data.condition(nets.condition_space))
+    objective = our_objective(nets)
+    contestants[f'ours, {adapter}'] = our_step(objective, train, frozen, batch)
+    if adapter == 'controlnet':
+      gap = disagreement(objective, train, frozen, batch, reference, torch_batch)
+      count = lambda tree: f'{sum(leaf.size for leaf in tree.values()):,}'
+      print(f'U-Net {count(frozen)} parameters (frozen), ControlNet {count(train)}; ', end='')
+      print(f'batch {arguments.batch}; the losses differ by {gap:.1e} of themselves')
+  contestants['diffusers, controlnet'] = their_step(reference, torch_batch)
+  rows = clock.race(contestants, rounds=arguments.rounds)
+  print(clock.table(rows, reference='diffusers, controlnet'))
+
+
+if __name__ == '__main__':
+  main()

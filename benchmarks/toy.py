@@ -1,0 +1,149 @@
+"""The method on a two-dimensional domain, in minutes: python -m benchmarks.toy.
+
+Four conditions, three modes each; a small MLP is pretrained without the condition and then trained
+by each recipe for the same number of updates. Printed: the energy distance to the truth (x 1000,
+mean over conditions) at 1, 2, 4 and 8 steps. docs/findings.md says what it shows.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cdd.diffusion import distances, predictors, schedules, times
+from cdd.diffusion.samplers import SAMPLERS
+from cdd.methods import conditional, finetune
+from cdd.types import Batch, Nets
+
+SCHEDULE = schedules.scaled_linear(beta_end=0.016)  # The packaged prior's.
+SETTINGS = dict(schedule=SCHEDULE, num_steps=SCHEDULE.num_steps)
+WIDTH, UPDATES, BATCH, CONDITIONS, MODES = 96, 4000, 256, 4, 3
+RATES = jnp.exp(jnp.linspace(0, 4, 8))
+
+FINETUNE = functools.partial(finetune.loss, sample_t=times.per_example, **SETTINGS)
+
+
+def recipe(**settings):
+  """Algorithm 1 with some settings changed."""
+  common = dict(
+    sample_t=times.per_example,
+    predictor=predictors.ddim,
+    d_eps=distances.squared_l2,
+    d_x=distances.squared_l2,
+  )
+  return functools.partial(conditional.loss, **SETTINGS, **(common | settings))
+
+
+RECIPES = {
+  'paper: PREv, dt 1, shared t': recipe(predictor=predictors.prev, dt=1, sample_t=times.shared),
+  'x regression alone': recipe(eps_weight=0.0),
+  'ddim, dt 20, unweighted': recipe(dt=20),
+  'PREv, dt 20, velocity': recipe(predictor=predictors.prev, dt=20, weighting='velocity'),
+  'PREv, dt 125, velocity': recipe(predictor=predictors.prev, dt=125, weighting='velocity'),
+  'ddim, dt 20, velocity, window 20': recipe(dt=20, weighting='velocity'),
+  'ddim, dt 50, velocity, window 50': recipe(dt=50, weighting='velocity'),
+  'ddim, dt 20, velocity, window 80': recipe(dt=20, weighting='velocity', x_weight=0.25),
+  'ddim, dt 10, velocity, window 100': recipe(dt=10, weighting='velocity', x_weight=0.1),
+  'ddim, dt 50, velocity, window 100': recipe(dt=50, weighting='velocity', x_weight=0.5),
+  'ddim, dt 50, velocity, window 125': recipe(dt=50, weighting='velocity', x_weight=0.4),
+  'ddim, dt 125, velocity, window 125': recipe(dt=125, weighting='velocity'),
+  'ddim, dt 50, velocity, window 200': recipe(dt=50, weighting='velocity', x_weight=0.25),
+  'ddim, dt 20, velocity, window 400': recipe(dt=20, weighting='velocity', x_weight=0.05),
+}
+
+
+def initial(key) -> dict:
+  shapes = dict(a=(2 + CONDITIONS + 16, WIDTH), b=(WIDTH, WIDTH), c=(WIDTH, WIDTH), d=(WIDTH, 2))
+  keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
+  draw = {name: jax.random.normal(keys[name], shape) for name, shape in shapes.items()}
+  kernels = {name: leaf / np.sqrt(leaf.shape[0]) for name, leaf in draw.items()}
+  return kernels | {f'{name}_bias': jnp.zeros((WIDTH,)) for name in 'abc'}
+
+
+def network(params):
+  """(z [b, 1, 1, 2], c [b, 4], t) -> v."""
+
+  def velocity(z, c, t):
+    count = z.shape[0]
+    waves = t.reshape(count, 1) / 1000 * RATES[None] * 3
+    h = jnp.concatenate([z.reshape(count, 2), c, jnp.sin(waves), jnp.cos(waves)], axis=-1)
+    layer = lambda name, h: jax.nn.silu(h @ params[name] + params[f'{name}_bias'][None])
+    h = layer('a', h)
+    h = h + layer('b', h)
+    h = h + layer('c', h)
+    return (h @ params['d']).reshape(count, 1, 1, 2)
+
+  return velocity
+
+
+def data(key, count: int, *, conditional: bool):
+  keys = jax.random.split(key, 3)
+  which = jax.random.randint(keys[0], (count,), 0, CONDITIONS)
+  mode = jax.random.randint(keys[1], (count,), 0, MODES)
+  angle, radius = which * np.pi / 2 + mode * 0.73, 0.72 + 0.6 * mode
+  x = jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1)
+  x = x + 0.07 * jax.random.normal(keys[2], x.shape)
+  return x.reshape(count, 1, 1, 2), jax.nn.one_hot(which, CONDITIONS) * conditional
+
+
+def train(loss, params, *, updates: int, rate: float, conditional: bool = True):
+  """Parameters after `updates` of Adam, averaged over about the last 200."""
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(rate, 0.0, updates), b2=0.99)
+  )
+  average = lambda decay, old, new: jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, new)
+
+  def update(carry, key):
+    params, target, smooth, opt = carry
+    data_key, loss_key = jax.random.split(key)
+    x, c = data(data_key, BATCH, conditional=conditional)
+    nets = lambda params: Nets(network(params), network(target), network(target))
+    value = lambda params: loss(nets(params), Batch(x, c), loss_key, jnp.int32(0))[0]
+    changes, opt = optimizer.update(jax.grad(value)(params), opt, params)
+    params = optax.apply_updates(params, changes)
+    return (params, average(0.95, target, params), average(0.995, smooth, params), opt), None
+
+  keys = jax.random.split(jax.random.key(1), updates)
+  start = (params, params, params, optimizer.init(params))
+  return jax.jit(lambda start: jax.lax.scan(update, start, keys)[0][2])(start)
+
+
+@functools.partial(jax.jit, static_argnames=('sampler', 'steps'))
+def sample(params, *, sampler: str, steps: int):
+  x, c = data(jax.random.key(99), 3000, conditional=True)
+  z = jax.random.normal(jax.random.key(5), x.shape)
+  grid = times.trailing(SCHEDULE.num_steps, steps)
+  walk = functools.partial(SAMPLERS[sampler], schedule=SCHEDULE, times=grid)
+  out = walk(lambda z, t: network(params)(z, c, t), z, jax.random.key(6))
+  return out[:, 0, 0], x[:, 0, 0], c.argmax(-1)
+
+
+def energy(a, b) -> float:
+  """2 E|a − b| − E|a − a'| − E|b − b'| (Székely & Rizzo)."""
+  between = lambda a, b: np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1)).mean()
+  return 2 * between(a, b) - between(a, a) - between(b, b)
+
+
+def score(params, *, sampler: str, steps: int) -> float:
+  drawn, real, which = map(np.asarray, sample(params, sampler=sampler, steps=steps))
+  return 1000 * np.mean([energy(drawn[which == i], real[which == i]) for i in range(CONDITIONS)])
+
+
+def row(label: str, params, sampler: str, counts) -> None:
+  scores = '  '.join(f'{n}: {score(params, sampler=sampler, steps=n):6.1f}' for n in counts)
+  print(f'{label:<40} {scores}', flush=True)
+
+
+def main() -> None:
+  start = initial(jax.random.key(0))
+  prior = train(FINETUNE, start, updates=6000, rate=3e-3, conditional=False)
+  tuned = train(FINETUNE, prior, updates=UPDATES, rate=2e-3)
+  row('finetune (DDIM)', tuned, 'ddim', (1, 2, 4, 8, 50))
+  for label, loss in RECIPES.items():
+    row(label, train(loss, prior, updates=UPDATES, rate=2e-3), 'consistency', (1, 2, 4, 8))
+
+
+if __name__ == '__main__':
+  main()

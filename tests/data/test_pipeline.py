@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from cdd.data import pipeline
+from cdd.errors import UserError
+
+COUNT = 11
+SOURCE = [
+  dict(image=np.full((2, 2, 3), i, np.float32), caption=f'number {i}') for i in range(COUNT)
+]
+
+
+def task(example, rng):
+  """Marks an example with a number drawn for it."""
+  return dict(example, condition=np.full((2, 2, 3), rng.random(), np.float32))
+
+
+def tokenize(text):
+  return np.array([len(text)], np.int32)
+
+
+def batches(**settings):
+  return pipeline.Batches(
+    SOURCE, task, tokenize, **(dict(batch_size=4, seed=0, threads=2) | settings)
+  )
+
+
+def take(iterator, count):
+  """The next `count` batches as one dict."""
+  got = [next(iterator) for _ in range(count)]
+  return {name: np.concatenate([batch[name] for batch in got]) for name in got[0]}
+
+
+def same(a, b):
+  return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_the_stream_depends_on_the_seed_alone():
+  assert same(take(batches(), 6), take(batches(threads=1), 6))
+  assert not same(take(batches(), 6), take(batches(seed=1), 6))
+
+
+def test_every_epoch_visits_every_example_once_in_another_order():
+  numbers = take(batches(batch_size=1), 2 * COUNT)['image'][:, 0, 0, 0].astype(int).tolist()
+  first, second = numbers[:COUNT], numbers[COUNT:]
+  assert sorted(first) == sorted(second) == list(range(COUNT))
+  assert first != second
+
+
+def test_an_example_draws_anew_in_every_epoch():
+  drawn = take(batches(batch_size=1), 3 * COUNT)['condition'][:, 0, 0, 0]
+  assert len(set(drawn.tolist())) == 3 * COUNT
+
+
+def test_a_resumed_iterator_gives_what_an_unbroken_one_gives():
+  unbroken, broken = batches(caption_dropout=0.5), batches(caption_dropout=0.5)
+  take(unbroken, 5), take(broken, 5)
+  resumed = batches(caption_dropout=0.5)
+  resumed.set_state(broken.get_state())
+  assert same(take(resumed, 8), take(unbroken, 8))
+
+
+def test_the_parts_of_two_processes_are_together_the_batch_of_one():
+  whole = take(batches(caption_dropout=0.5), 9)
+  parts = [
+    take(batches(caption_dropout=0.5, process_index=i, process_count=2), 9) for i in range(2)
+  ]
+  for name, array in whole.items():
+    # Example i of the stream goes to process i mod 2.
+    woven = np.stack([part[name] for part in parts], axis=1).reshape(array.shape)
+    np.testing.assert_array_equal(woven, array, err_msg=name)
+
+
+def test_captions_are_dropped_as_often_as_asked():
+  empty = lambda dropout: np.mean(take(batches(caption_dropout=dropout), 100)['tokens'] == 0)
+  assert empty(0.0) == 0 and empty(1.0) == 1
+  assert abs(empty(0.3) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 400)
+
+
+def test_a_batch_that_the_processes_do_not_divide_is_refused():
+  with pytest.raises(UserError, match='3 processes do not divide a batch of 4'):
+    batches(process_count=3)
+
+
+def test_held_out_batches_are_the_first_examples_in_order_and_always_the_same():
+  make = lambda: pipeline.held_out(SOURCE, task, tokenize, batch_size=4, seed=0, count=8)
+  first, again = make(), make()
+  numbers = [batch['image'][:, 0, 0, 0].tolist() for batch in first]
+  assert numbers == [[0, 1, 2, 3], [4, 5, 6, 7]]
+  assert all(same(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize(('count', 'size'), [(6, 4), (12, 4)])
+def test_a_held_out_count_that_does_not_fit_is_refused(count, size):
+  with pytest.raises(UserError, match=f'Cannot evaluate {count} of 11'):
+    pipeline.held_out(SOURCE, task, tokenize, batch_size=size, seed=0, count=count)

@@ -1,0 +1,110 @@
+"""What goes wrong in a run is said, and what was saved stays whole."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import load_file, save_file
+
+from cdd import build, train
+from cdd.errors import UserError
+from cdd.training import checkpoint
+
+
+@pytest.fixture
+def config(prior):
+  config = tiny.load('depth.py:tiny', prior)
+  config.evaluation = None
+  return config
+
+
+@pytest.fixture
+def broken(prior, tmp_path):
+  """A copy of the prior that a test may spoil."""
+  return shutil.copytree(prior, tmp_path / 'broken')
+
+
+def steps_in(workdir):
+  folder = workdir / 'checkpoints'
+  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def exploding(config):
+  config.steps = 8
+  config.optimizer.update(dict(learning_rate=1e30, warmup=0, decay='constant'))
+  return config
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint_whole(config, tmp_path):
+  workdir = tmp_path / 'run'
+  config = exploding(config)
+  config.log.update(dict(every=1, checkpoint_every=1))
+  with pytest.raises(UserError, match=r'is (nan|inf) at step 2.*learning_rate \(1e\+30\)'):
+    train.run(config, workdir)
+  assert steps_in(workdir) == [1] and not (workdir / 'export').exists()
+  experiment = build.experiment(config, workdir)
+  state, _ = checkpoint.Checkpoints(workdir / 'checkpoints').restore(experiment.abstract)
+  assert int(state.step) == 1
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.target)))
+
+
+def test_nothing_broken_is_saved_between_two_logged_steps(config, tmp_path):
+  config = exploding(config)
+  config.log.update(dict(every=1000, checkpoint_every=4))
+  with pytest.raises(UserError, match=r'is (nan|inf) at step 4'):
+    train.run(config, tmp_path / 'run')
+  assert steps_in(tmp_path / 'run') == []
+
+
+def test_a_prior_with_a_nan_stops_at_the_first_step(config, broken, tmp_path):
+  path = broken / 'unet/diffusion_pytorch_model.safetensors'
+  tensors = load_file(path)
+  tensors['conv_in.bias'] = np.full_like(tensors['conv_in.bias'], np.nan)
+  save_file(tensors, path)
+  config.prior.path = str(broken)
+  with pytest.raises(UserError, match='The loss is nan at step 1'):
+    train.run(config, tmp_path / 'run')
+  assert steps_in(tmp_path / 'run') == []
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_fields_that_differ(config, tmp_path):
+  train.run(config, tmp_path)
+  config.seed = 3
+  config.optimizer.learning_rate = 0.25
+  with pytest.raises(UserError, match='belongs to a run with another config') as error:
+    train.run(config, tmp_path)
+  assert 'seed: 0 there, 3 now' in str(error.value)
+  assert 'optimizer.learning_rate: 0.0005 there, 0.25 now' in str(error.value)
+
+
+def test_how_a_run_is_logged_and_evaluated_may_change(config, tmp_path):
+  train.run(config, tmp_path)
+  config.log.every = 2
+  train.run(config, tmp_path)
+
+
+def test_a_missing_prior_is_named(config, tmp_path):
+  config.prior.path = str(tmp_path / 'nowhere')
+  with pytest.raises(UserError, match='no pretrained model at .*nowhere.*config.prior.path'):
+    train.run(config, tmp_path / 'run')
+
+
+@pytest.mark.parametrize(
+  'name', ['unet/diffusion_pytorch_model.safetensors', 'text_encoder/model.safetensors']
+)
+def test_a_safetensors_file_cut_short_is_named(name, config, broken, tmp_path):
+  whole = (broken / name).read_bytes()
+  (broken / name).write_bytes(whole[: len(whole) // 2])
+  config.prior.path = str(broken)
+  with pytest.raises(UserError, match=f'{name} cannot be read'):
+    train.run(config, tmp_path / 'run')
+
+
+@pytest.mark.parametrize('name', ['unet/config.json', 'tokenizer/vocab.json'])
+def test_a_file_that_the_prior_lacks_is_named(name, config, broken, tmp_path):
+  (broken / name).unlink()
+  config.prior.path = str(broken)
+  with pytest.raises(UserError, match=f'{name.split("/")[0]} has no {name.split("/")[1]}'):
+    train.run(config, tmp_path / 'run')

@@ -1,0 +1,159 @@
+"""Every config and option trains two steps with a tiny prior, or says in a line what it lacks."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from cdd import build, main, train
+from cdd.errors import UserError
+
+RUNS = [
+  f'{task}.py:{option}'
+  for task in ('depth', 'super_resolution')
+  for option in ('tiny', 'small', 'tiny,method=paper', 'small,method=finetune')
+]
+
+
+def trained(config, folder):
+  """The log of a run of two steps without its evaluation (tests/test_end_to_end.py has that)."""
+  config.evaluation = None
+  train.run(config, folder)
+  rows = [json.loads(row) for row in (folder / 'log.jsonl').read_text().splitlines()]
+  assert [row['step'] for row in rows] == [1, 2]
+  assert all(np.isfinite(row['loss']) for row in rows)
+  return rows
+
+
+@pytest.mark.parametrize('name', RUNS)
+def test_every_small_config_trains(name, prior, tmp_path):
+  rows = trained(tiny.load(name, prior), tmp_path / 'run')
+  assert ('consistency' in rows[0]) == ('finetune' not in name)
+  assert (tmp_path / 'run/export/trained.safetensors').exists()
+
+
+def test_the_autoencoder_and_then_the_prior_are_pretrained(prior, tmp_path):
+  first = tiny.load('pretrain.py:autoencoder', prior)
+  first.prior.new.vae.update(tiny.VAE)
+  trained(first, tmp_path / 'vae')
+  second = tiny.load('pretrain.py:prior', tmp_path / 'vae/export')
+  second.prior.new.unet.update(tiny.UNET)
+  second.prior.new.text_encoder.update({k: v for k, v in tiny.TEXT.items() if k != 'vocab_size'})
+  second.prior.new.tokenizer.update(dict(vocab_size=600, length=12))
+  second.data.cache = 4
+  second.data.held_out.sources[0]['length'] = 4
+  rows = trained(second, tmp_path / 'prior')
+  assert 'l1' not in rows[0]
+  # What it wrote is a prior like any other.
+  third = tiny.load('super_resolution.py:tiny', tmp_path / 'prior/export')
+  assert build.experiment(third, tmp_path / 'third').networks.channels == 4
+
+
+@pytest.mark.parametrize('task', ['depth', 'super_resolution'])
+def test_a_full_size_config_names_the_folder_that_is_missing(task, prior, tmp_path):
+  config = tiny.load(f'{task}.py', prior)
+  config.mesh.fsdp = 1
+  small = tiny.load(f'{task}.py:tiny', prior).data
+  if task == 'super_resolution':
+    with pytest.raises(UserError, match="Unknown degradation 'real_esrgan'; choose one of"):
+      build.experiment(config, tmp_path)
+  config.data.task = small.task
+  with pytest.raises(UserError, match=f'no image folder .data/{task}/train'):
+    build.experiment(config, tmp_path)
+  config.data.source = small.source
+  config.prior.path = 'stabilityai/stable-diffusion-2-1'
+  with pytest.raises(UserError, match='no pretrained model at .stabilityai/.*config.prior.path'):
+    build.experiment(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('field', 'message'),
+  [
+    ('data.task.name', r"Unknown task 'x'; choose one of \['depth'"),
+    ('data.source.name', r"Unknown source 'x'; choose one of \['image_folder'"),
+    ('model.adapter.name', r"Unknown adapter 'x'; choose one of \['controlnet'"),
+    ('method.name', r"Unknown method 'x'; choose one of \['conditional'"),
+    ('method.predictor.name', r"Unknown predictor 'x'; choose one of \['ddim'"),
+    ('method.sample_t.name', r"Unknown sample_t 'x'; choose one of \['per_example'"),
+    ('optimizer.name', r"Unknown optimizer 'x'; choose one of \['adamw'"),
+    ('optimizer.decay', r"Unknown learning-rate decay 'x'; choose one of \['constant'"),
+    ('target.name', r"Unknown target 'x'; choose one of \['ema'"),
+    ('evaluation.sampler', r"Unknown sampler 'x'; choose one of \["),
+  ],
+)
+def test_an_unknown_name_is_an_error_with_the_choices_before_any_training(
+  field, message, prior, tmp_path
+):
+  config = tiny.load('depth.py:tiny', prior)
+  config.update_from_flattened_dict({field: 'x'})
+  with pytest.raises(UserError, match=message):
+    train.run(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()  # A mended config may have the same workdir.
+
+
+def test_a_parameter_that_no_pattern_covers_is_named(prior, tmp_path):
+  config = tiny.load('depth.py:tiny', prior)
+  config.trainable = (('unet[.].*', 'train'), ('vae[.].*', 'freeze'))
+  with pytest.raises(UserError, match='No pattern of .* matches .*text_encoder'):
+    build.experiment(config, tmp_path)
+
+
+def test_a_misspelt_label_is_named(prior, tmp_path):
+  config = tiny.load('depth.py:tiny', prior)
+  config.trainable = (('.*', 'trian'),)
+  with pytest.raises(UserError, match="'trian'; choose one of .*'freeze', 'train'"):
+    build.experiment(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (
+      ['--config=configs/dept.py'],
+      r"no config 'configs/dept.py'; choose one of .*configs/depth.py",
+    ),
+    (['--config', 'configs/depth.py:tinny'], r"Unknown size 'tinny'; choose one of \['full'"),
+    (['--config=configs/depth.py:tiny,method=x'], r"Unknown method 'x'; choose one of \['cond"),
+    (['--config=configs/depth.py:tiny,methd=x'], r"Unknown option 'methd' in .*choose from"),
+    (['--config=configs/pretrain.py:x'], r"Unknown stage 'x'; choose one of \['autoencoder'"),
+    (['--config=configs/common.py'], r"'configs/common.py' is not a config"),
+    (
+      ['--config=configs/depth.py:tiny', '--config.optimizer.rate=1'],
+      r"Unknown field 'rate' of config.optimizer; choose one of \['clip', .*'learning_rate'",
+    ),
+    (
+      ['--config=configs/depth.py:tiny', '--config.stpes', '3'],
+      r"Unknown field 'stpes' of config;",
+    ),
+  ],
+)
+def test_what_the_command_line_names_wrongly_is_said_with_the_choices(
+  arguments, message, monkeypatch
+):
+  monkeypatch.chdir(tiny.ROOT)
+  with pytest.raises(UserError, match=message):
+    main.check(['main', *arguments])
+
+
+WRONG = [
+  (['--config=configs/dept.py'], 'configs/depth.py'),
+  (['--config=configs/depth.py:tiny', '--config.stpes=3'], "'stpes'"),
+  (['--config=configs/depth.py:tiny', '--config.steps=many'], "'many'"),
+  (['--config=configs/instruct_edit.py'], "Unknown task 'instruct_edit'; choose one of ['depth'"),
+  (['--config=configs/depth.py:tiny', '--config.prior.path=nowhere'], "'nowhere'"),
+  (['--config=configs/depth.py:tiny', 'steps=3'], "'steps=3'"),
+  (['--stpes=3'], "'stpes'"),
+  ([], '--config'),
+]
+
+
+def test_the_command_line_answers_mistakes_in_one_line_without_a_traceback(tmp_path):
+  for start in range(0, len(WRONG), 4):
+    some = WRONG[start : start + 4]
+    runs = [tiny.command(f'--workdir={tmp_path / "run"}', *arguments) for arguments, _ in some]
+    for run, (_, message) in zip(runs, some, strict=True):
+      code, _, errors = tiny.finish(run)
+      lines = [line for line in errors.splitlines() if line]
+      assert code != 0 and 'Traceback' not in errors
+      assert lines[-1].startswith('error: ') and message in lines[-1]

@@ -1,0 +1,157 @@
+"""Whole runs of `python -m cdd.main`: what they write, and that breaking them changes nothing."""
+
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+from PIL import Image
+from safetensors.numpy import load_file
+
+STEPS = 400
+
+
+def arguments(prior, workdir, *more):
+  """A run of a minute or so; `evaluation` and `log` may differ between a run and its resumption."""
+  return [
+    '--config=configs/depth.py:tiny',
+    f'--workdir={workdir}',
+    f'--config.prior.path={prior}',
+    f'--config.steps={STEPS}',
+    '--config.data.batch_size=2',
+    f'--config.data.source.size={tiny.SIZE}',
+    f'--config.data.held_out.size={tiny.SIZE}',
+    '--config.evaluation.count=4',
+    '--config.evaluation.batch_size=4',
+    '--config.evaluation.steps=(1,2)',
+    '--config.evaluation.shipped=()',
+    '--config.log.every=5',
+    '--config.log.samples_every=0',
+    *more,
+  ]
+
+
+@pytest.fixture(scope='module')
+def unbroken(prior, tmp_path_factory):
+  """The folder of a run from start to end, and what it said."""
+  workdir = tmp_path_factory.mktemp('unbroken') / 'run'
+  run = tiny.command(*arguments(prior, workdir, f'--config.log.samples_every={STEPS}'))
+  code, out, errors = tiny.finish(run)
+  assert code == 0, errors[-2000:]
+  return workdir, out
+
+
+def rows(workdir):
+  """The log; a line that is being written is left out."""
+  path = workdir / 'log.jsonl'
+  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+  return [json.loads(line) for line in lines if line.endswith('\n')]
+
+
+def signalled(run, workdir, number, after):
+  """Waits until `after` steps are logged and a checkpoint is there, then sends a signal."""
+  saved = lambda: [p for p in (workdir / 'checkpoints').glob('[0-9]*')]
+  deadline = time.monotonic() + 900
+  while not (saved() and rows(workdir) and rows(workdir)[-1]['step'] >= after):
+    assert run.poll() is None and time.monotonic() < deadline, run.communicate()
+    time.sleep(0.01)
+  run.send_signal(number)
+  return tiny.finish(run)
+
+
+def equal(one, other):
+  ours, theirs = (load_file(folder / 'export/trained.safetensors') for folder in (one, other))
+  return ours.keys() == theirs.keys() and all(np.array_equal(ours[k], theirs[k]) for k in ours)
+
+
+def same_state(one, other):
+  """Whether the last checkpoints agree bitwise: parameters, averages, moments and step."""
+  read = lambda folder: ocp.StandardCheckpointer().restore(folder / f'checkpoints/{STEPS}/state')
+  ours, theirs = jax.tree.leaves(read(one)), jax.tree.leaves(read(other))
+  return len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
+
+
+def test_a_run_measures_itself_beside_the_trivial_row(unbroken):
+  workdir, out = unbroken
+  table = json.loads((workdir / 'metrics.json').read_text())
+  assert [(row['method'], row['steps'], row['sampler']) for row in table] == [
+    ('ours', 1, 'consistency'),
+    ('ours', 2, 'consistency'),
+    ('autoencoder of the truth', None, None),
+  ]
+  for row in table:
+    assert row['count'] == 4 and row['seconds_per_image'] > 0
+    for name in ('lpips', 'psnr', 'ssim', 'frechet'):
+      assert np.isfinite(row[name]), (name, row)
+  assert out.count('LPIPS') == len(table)
+
+
+def test_a_run_writes_a_page_that_needs_no_other_file(unbroken):
+  page = (unbroken[0] / 'report.html').read_text()
+  assert page.startswith('<!doctype html>') and 'depth tiny' in page
+  assert page.count('src="data:image/png;base64,') == 1 and '<svg' in page
+  assert 'src="http' not in page and 'href="http' not in page
+
+
+def test_a_run_leaves_its_logs_samples_and_parameters(unbroken):
+  workdir, _ = unbroken
+  log = rows(workdir)
+  losses = [row for row in log if 'loss' in row]
+  assert [row['step'] for row in losses] == list(range(5, STEPS + 1, 5))
+  assert losses[0].keys() >= {'loss', 'consistency', 'guidance', 'grad_norm'}
+  assert losses[-1].keys() >= {'steps_per_second', 'waiting'}
+  assert [row['step'] for row in log if 'score' in row] == [STEPS]
+  assert list((workdir / 'tensorboard').glob('events.*'))
+  assert np.asarray(Image.open(workdir / f'samples/{STEPS:07d}.png')).std() > 0
+  assert np.asarray(Image.open(workdir / 'pictures/ours.png')).std() > 0
+  tensors = load_file(workdir / 'export/trained.safetensors')
+  assert any(key.startswith('adapter.') for key in tensors)
+  assert any(key.startswith('unet.') for key in tensors)
+  assert not any(key.startswith('vae.') for key in tensors)
+  assert all(tensor.dtype == np.float16 for tensor in tensors.values())
+  assert json.loads((workdir / 'export/config.json').read_text())['steps'] == STEPS
+
+
+def test_a_killed_run_resumes_to_bitwise_the_parameters_of_an_unbroken_one(
+  unbroken, prior, tmp_path
+):
+  workdir = tmp_path / 'run'
+  command = arguments(prior, workdir)
+  code, _, _ = signalled(tiny.command(*command), workdir, signal.SIGKILL, after=150)
+  assert code == -signal.SIGKILL and rows(workdir)[-1]['step'] < STEPS
+  code, _, errors = tiny.finish(tiny.command(*command))
+  assert code == 0, errors[-2000:]
+  assert same_state(workdir, unbroken[0]) and equal(workdir, unbroken[0])
+  # The log has every step once, also those that the killed run had made after its checkpoint.
+  assert [row['step'] for row in rows(workdir)] == list(range(5, STEPS + 1, 5))
+  losses = lambda folder: [row['loss'] for row in rows(folder) if 'loss' in row]
+  assert losses(workdir) == losses(unbroken[0])
+
+
+def test_a_terminated_run_saves_and_the_same_command_resumes_there(unbroken, prior, tmp_path):
+  workdir = tmp_path / 'run'
+  command = arguments(prior, workdir)
+  code, _, errors = signalled(tiny.command(*command), workdir, signal.SIGTERM, after=110)
+  assert code == 0 and 'Traceback' not in errors
+  (said,) = [line for line in errors.splitlines() if 'the same command resumes there' in line]
+  step = int(said.split('Stopped after step ')[1].split(';')[0])
+  assert 110 <= step < STEPS and (workdir / f'checkpoints/{step}').is_dir()
+  assert not (workdir / 'export').exists()
+  code, _, errors = tiny.finish(tiny.command(*command))
+  assert code == 0, errors[-2000:]
+  assert rows(workdir)[-1]['step'] == STEPS
+  assert same_state(workdir, unbroken[0]) and equal(workdir, unbroken[0])
+
+
+def test_a_finished_run_is_measured_anew_without_training(unbroken, prior):
+  workdir, _ = unbroken
+  before = (workdir / 'log.jsonl').read_bytes()
+  more = ['--config.evaluation.steps=(2,)']
+  code, out, errors = tiny.finish(tiny.command(*arguments(prior, workdir, *more)))
+  assert code == 0, errors[-2000:]
+  assert (workdir / 'log.jsonl').read_bytes() == before
+  assert out.count('ours') == 1

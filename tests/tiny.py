@@ -1,0 +1,112 @@
+"""A random prior of a few thousand parameters, and runs of it that take seconds."""
+
+import functools
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cdd import trees
+from cdd.data import tokens
+from cdd.data.scenes import Scenes
+from cdd.models import functional
+from cdd.models.pretrained import diffusers
+
+ROOT = Path(__file__).parents[1]
+SIZE = 32
+UNET = dict(
+  block_out_channels=(8, 16),
+  down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
+  up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'),
+  layers_per_block=1,
+  cross_attention_dim=16,
+  attention_head_dim=2,
+  norm_num_groups=4,
+  sample_size=8,
+)
+VAE = dict(block_out_channels=(4, 8, 8), layers_per_block=1, norm_num_groups=4, scaling_factor=1.0)
+TEXT = dict(
+  hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=600
+)
+SCHEDULER = dict(
+  _class_name='DDIMScheduler',
+  beta_schedule='scaled_linear',
+  beta_start=0.00085,
+  beta_end=0.012,
+  num_train_timesteps=1000,
+  prediction_type='v_prediction',
+  rescale_betas_zero_snr=True,
+)
+
+
+def prior(folder: Path) -> Path:
+  """Writes a whole diffusers folder with random weights."""
+  captions = (Scenes(size=8)[index]['caption'] for index in range(20))
+  tokens.train(captions, folder / 'tokenizer', vocab_size=600, length=12)
+  text = dict(TEXT, max_position_embeddings=12)
+  text['vocab_size'] = tokens.Tokenizer(folder / 'tokenizer').size
+  configs, params = {}, {}
+  for component, fields in dict(unet=UNET, vae=VAE, text_encoder=text).items():
+    configs[component] = diffusers.parse(component, fields)
+    make = functools.partial(diffusers.make, component, configs[component])
+    params.update(trees.prefixed(functional.abstract(make)[1], component))
+  rng = np.random.default_rng(0)
+  params = {path: values(rng, path, leaf.shape) for path, leaf in params.items()}
+  whole = diffusers.Pretrained(configs, params, SCHEDULER, folder / 'tokenizer')
+  diffusers.save(whole, folder / 'prior')
+  return folder / 'prior'
+
+
+def values(rng: np.random.Generator, path: str, shape: tuple[int, ...]) -> np.ndarray:
+  """Random weights of unit gain, as an initialiser makes them but without compiling one."""
+  if path.endswith(('.scale', '.bias')):
+    return np.full(shape, path.endswith('.scale'), np.float32)
+  return (rng.normal(size=shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
+
+
+def small(config: ConfigDict, path: Path) -> ConfigDict:
+  """Reduces a config to the tiny prior, few and small pictures, and two steps."""
+  config.update(
+    dict(steps=2, log=dict(every=1, samples_every=0, checkpoint_every=2)),
+  )
+  if config.prior.path:
+    config.prior.path = str(path)
+  config.data.batch_size = 2
+  for source in (config.data.source, config.data.held_out):
+    for one in source.get('sources', (source,)):
+      one['size'] = SIZE
+  if config.evaluation:
+    config.evaluation.update(dict(count=2, batch_size=2, steps=(1,), shipped=()))
+  return config
+
+
+def load(name: str, path: Path) -> ConfigDict:
+  """The config 'depth.py:tiny' of configs/, reduced."""
+  file, colon, option = name.partition(':')
+  make = runpy.run_path(str(ROOT / 'configs' / file))['get_config']
+  return small(make(option) if colon else make(), path)
+
+
+def command(*arguments, **settings) -> subprocess.Popen:
+  """Starts `python -m cdd.main` with these arguments, in the repository."""
+  return subprocess.Popen(
+    [sys.executable, '-m', 'cdd.main', *map(str, arguments)],
+    cwd=ROOT,
+    env=dict(os.environ, **settings),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process: subprocess.Popen, timeout: float = 900) -> tuple[int, str, str]:
+  """(exit code, standard output, standard error); what takes longer is killed."""
+  try:
+    out, err = process.communicate(timeout=timeout)
+  finally:
+    process.kill()
+  return process.returncode, out, err

@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdd.data import pipeline
+from cdd.training import checkpoint, sharding
+from cdd.training import state as states
+from cdd.training.optimizer import adamw
+
+OPTIMIZER = adamw(steps=10, learning_rate=1e-2)
+
+
+@pytest.fixture
+def state():
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  params = {'unet.w': draw(7, 5), 'adapter.mu': draw()}
+  made = states.create(params, OPTIMIZER)
+  # No two leaves alike, so that none can be restored into another's place.
+  return jax.tree.map(lambda leaf: leaf + rng.integers(1, 9), made)
+
+
+def abstract(state):
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  return checkpoint.abstract(state, sharding.of_state(state, mesh))
+
+
+def manager(folder, **settings):
+  return checkpoint.Checkpoints(folder, **settings)
+
+
+def test_a_restored_state_is_bitwise_the_saved_one(tmp_path, state):
+  saved = manager(tmp_path)
+  saved.save(3, state, dict(place=1))
+  saved.close()
+  restored, place = manager(tmp_path).restore(abstract(state))
+  assert place == dict(place=1)
+  assert jax.tree.structure(restored) == jax.tree.structure(state)
+  for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+    assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+
+
+def test_the_last_two_and_the_best_are_kept(tmp_path, state):
+  saved = manager(tmp_path, keep=2, best='score')
+  scores = [0.5, 0.2, 0.9, None, 0.4, 0.3]
+  for step, score in enumerate(scores, 1):
+    saved.save(step, state, {}, None if score is None else dict(score=score))
+  saved.close()
+  steps = sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdigit())
+  assert steps == [2, 5, 6]
+  assert manager(tmp_path).latest() == 6
+
+
+def test_an_empty_folder_has_no_latest_step(tmp_path):
+  assert manager(tmp_path / 'new').latest() is None
+
+
+def test_the_place_of_the_data_iterator_survives_the_disk(tmp_path, state):
+  source = [dict(image=np.full((2, 2, 3), i, np.float32), caption='') for i in range(10)]
+  tokenize = lambda text: np.zeros(1, np.int32)
+  make = lambda: pipeline.Batches(source, lambda x, rng: x, tokenize, batch_size=2, seed=1)
+  unbroken, broken = make(), make()
+  for _ in range(7):  # Into the second epoch.
+    next(unbroken), next(broken)
+  saved = manager(tmp_path)
+  saved.save(7, state, broken.get_state())
+  saved.close()
+  resumed = make()
+  resumed.set_state(manager(tmp_path).restore(abstract(state))[1])
+  for _ in range(6):
+    np.testing.assert_array_equal(next(resumed)['image'], next(unbroken)['image'])

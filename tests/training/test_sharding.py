@@ -1,0 +1,124 @@
+"""What eight devices compute and where it lies; one process with eight makes all the answers."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+EIGHT = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from cdd.diffusion import distances, predictors, schedules, times
+from cdd.methods import conditional
+from cdd.training import sharding, state as states, step as steps
+from cdd.training.optimizer import adamw
+from cdd.training.targets import ema
+from cdd.types import Batch, Condition, Nets
+
+rng = np.random.default_rng(0)
+schedule = schedules.scaled_linear(zero_terminal_snr=True)
+train = dict(
+  wide=rng.normal(size=(4, 4096)).astype(np.float32) / 2,
+  back=rng.normal(size=(4096, 4)).astype(np.float32) / 64,
+  bias=np.zeros(4096, np.float32),
+  mu=np.zeros((), np.float32),
+)
+host = dict(
+  x=rng.normal(size=(16, 2, 2, 4)).astype(np.float32),
+  c=rng.normal(size=(16, 2, 2, 4)).astype(np.float32),
+)
+
+
+def network(tree):
+  def call(z, c, t):
+    hidden = (z + tree['mu'] * c.image) @ tree['wide'] + tree['bias']
+    return jnp.tanh(hidden) @ tree['back'] + t / 1000
+  return call
+
+
+def objective(params, target, frozen, batch, key, step):
+  return conditional.loss(
+    Nets(network(params), network(target)), Batch(batch['x'], Condition(batch['c'], None)), key,
+    step, schedule=schedule, num_steps=1000, sample_t=times.shared, predictor=predictors.prev,
+    d_eps=distances.squared_l2, d_x=distances.squared_l2, dt=20,
+  )
+
+
+def run(mesh, accumulate):
+  optimizer = adamw(steps=10, learning_rate=1e-2)
+  follow = lambda target, params, step: ema(target, params, step, decay=0.9)
+  create = lambda params: states.create(params, optimizer)
+  places = sharding.of_state(jax.eval_shape(create, train), mesh)
+  state = jax.jit(create, out_shardings=places)(train)
+  update = steps.make(objective, optimizer, follow, accumulate=accumulate)
+  update = jax.jit(update, donate_argnums=0, out_shardings=(places, None))
+  batch = sharding.put_batch(host, mesh)
+  for _ in range(3):
+    state, _ = update(state, {}, batch, jax.random.key(0))
+  return state, batch
+
+
+eight = sharding.make_mesh(data=4, fsdp=2)
+(one, _), (many, batch) = (
+  run(mesh, 1) for mesh in (sharding.make_mesh(devices=jax.devices()[:1]), eight)
+)
+summed, _ = run(eight, 2)
+lone, _ = run(sharding.make_mesh(devices=jax.devices()[:1]), 2)
+draw = lambda key, x: times.shared(key, x.shape[0], 1, 1000) + 0 * x[:, :1, :1, :1].astype(int)
+t = jax.jit(draw, out_shardings=sharding.over_batch(eight))(jax.random.key(0), batch['x'])
+moments = [
+  (path[-1].key, leaf.sharding == many.params[path[-1].key].sharding)
+  for path, leaf in jax.tree_util.tree_flatten_with_path(many.opt)[0]
+  if getattr(path[-1], 'key', None) in train
+]
+gap = lambda a, b: {k: float(np.abs(np.asarray(a[k]) - np.asarray(b[k])).max()) for k in a}
+print(json.dumps(dict(
+  devices=len(batch['x'].sharding.device_set),
+  rows=[shard.data.shape[0] for shard in batch['x'].addressable_shards],
+  t=[sorted(set(np.asarray(shard.data).ravel().tolist())) for shard in t.addressable_shards],
+  gap=gap(one.params, many.params),
+  gap_target=gap(one.target, many.target),
+  gap_accumulated=gap(lone.params, summed.params),
+  moved=gap(one.params, train),
+  shards={k: leaf.addressable_shards[0].data.shape for k, leaf in many.params.items()},
+  moments=moments,
+)))
+"""
+
+
+@pytest.fixture(scope='module')
+def answers():
+  flags = dict(XLA_FLAGS='--xla_force_host_platform_device_count=8', JAX_PLATFORMS='cpu')
+  done = subprocess.run(
+    [sys.executable, '-c', EIGHT], env={**os.environ, **flags}, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  return json.loads(done.stdout)
+
+
+def test_a_batch_is_cut_evenly_over_all_devices(answers):
+  assert answers['devices'] == 8 and answers['rows'] == [2] * 8
+
+
+def test_a_shared_t_is_one_t_across_eight_devices(answers):
+  assert len(answers['t']) == 8
+  assert len(answers['t'][0]) == 1 and answers['t'] == answers['t'][:1] * 8
+
+
+@pytest.mark.parametrize('gap', ['gap', 'gap_target', 'gap_accumulated'])
+def test_eight_devices_reach_the_parameters_of_one(answers, gap):
+  # Adam divides by the gradient's own size, so what reassociation changes is relative to the way.
+  for name, way in answers['moved'].items():
+    assert way > 1e-2 and answers[gap][name] < 5e-3 * way, name
+
+
+def test_large_parameters_are_cut_over_fsdp_and_small_ones_are_whole(answers):
+  assert answers['shards'] == dict(wide=[4, 2048], back=[2048, 4], bias=[4096], mu=[])
+
+
+def test_the_moments_of_the_optimiser_lie_as_their_parameters(answers):
+  names = [name for name, _ in answers['moments']]
+  assert sorted(names) == sorted(2 * ['wide', 'back', 'bias', 'mu'])
+  assert all(same for _, same in answers['moments'])
