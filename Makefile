@@ -11,7 +11,7 @@ demo: .venv/demo.done
 	$(BIN)/python -m cdd.main --config=configs/$(TASK).py:tiny --workdir=runs/$(TASK)
 
 test: .venv/test.done lint
-	$(BIN)/python -m pytest -q -n 2 --durations=15
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15
 
 test-slow: .venv/test.done
 	$(BIN)/python -m pytest -q -m slow

@@ -3,29 +3,44 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 
-def race(contestants: Mapping[str, Callable[[], None]], *, rounds: int) -> dict[str, list[float]]:
-  """Milliseconds of every round, {name: [rounds]}; each contestant blocks until it is done."""
+class Lap(NamedTuple):
+  """Milliseconds of one run: by the wall's clock, and of this process on all its cores."""
+
+  wall: float
+  cpu: float
+
+
+def race(contestants: Mapping[str, Callable[[], None]], *, rounds: int) -> dict[str, list[Lap]]:
+  """The laps of every round, {name: [rounds]}; each contestant blocks until it is done."""
   for run in contestants.values():
     run()
     run()
-  times = {name: [] for name in contestants}
+  laps = {name: [] for name in contestants}
   for turn in range(rounds):
     # Every other round runs backwards: nobody always follows the same neighbour.
     for name, run in list(contestants.items())[:: 1 if turn % 2 == 0 else -1]:
-      start = time.perf_counter()
+      wall, cpu = time.perf_counter(), time.process_time()
       run()
-      times[name].append(1e3 * (time.perf_counter() - start))
-  return times
+      lap = Lap(time.perf_counter() - wall, time.process_time() - cpu)
+      laps[name].append(Lap(*(1e3 * seconds for seconds in lap)))
+  return laps
 
 
-def table(times: Mapping[str, list[float]], *, reference: str) -> str:
-  """Median, minimum, and the ratio of medians (of minima) to the reference's, as Markdown."""
-  lines = ['| what | median ms | min ms | median ratio | min ratio |', '|---|---|---|---|---|']
-  base = times[reference]
-  for name, row in times.items():
-    middle, least = statistics.median(row), min(row)
-    ratios = f'{middle / statistics.median(base):.2f} | {least / min(base):.2f}'
-    lines.append(f'| {name} | {middle:.1f} | {least:.1f} | {ratios} |')
-  return '\n'.join(lines)
+def table(laps: Mapping[str, list[Lap]], *, reference: str) -> str:
+  """Medians and minima, and their ratios to the reference's, as Markdown."""
+  columns = {
+    'median ms': lambda row: statistics.median(lap.wall for lap in row),
+    'min ms': lambda row: min(lap.wall for lap in row),
+    'CPU ms': lambda row: statistics.median(lap.cpu for lap in row),
+  }
+  head = ['what', *columns, *(f'ratio of {name.removesuffix(" ms")}' for name in columns)]
+  lines = [head, ['---'] * len(head)]
+  base = [measure(laps[reference]) for measure in columns.values()]
+  for name, row in laps.items():
+    values = [measure(row) for measure in columns.values()]
+    ratios = [f'{value / other:.2f}' for value, other in zip(values, base, strict=True)]
+    lines.append([name, *(f'{value:.1f}' for value in values), *ratios])
+  return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)

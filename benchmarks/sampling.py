@@ -55,9 +55,11 @@ def main():
     got = np.asarray(contestants['ours, controlnet']())
     expected = contestants['diffusers, controlnet']().permute(0, 2, 3, 1).numpy()
     gap = np.abs(got - expected).max() / np.abs(expected).max()
-    print(f'batch {batch}; the outputs differ by {gap:.1e} of the largest')
-    rows = clock.race(contestants, rounds=arguments.rounds)
-    print(clock.table(rows, reference='diffusers, controlnet'))
+    print(
+      f'batch {batch}; {networks.THREADS} threads; the outputs differ by {gap:.1e} of the largest'
+    )
+    laps = clock.race(contestants, rounds=arguments.rounds)
+    print(clock.table(laps, reference='diffusers, controlnet'))
 
 
 if __name__ == '__main__':

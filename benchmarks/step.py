@@ -95,7 +95,7 @@ def their_step(online: networks.Theirs, batch) -> Callable:
 
 
 def disagreement(objective, train, frozen, batch: Batch, reference, torch_batch) -> float:
-  """The relative difference of the two losses, of the same weights, noise and times."""
+  """The difference of the two losses, as a part of them, of the same weights, noise and times."""
   rng = jax.random.key(7)
   t_rng, eps_rng = jax.random.split(rng)  # As methods/conditional.py draws them.
   t = times.per_example(t_rng, len(batch.x), DT, networks.SCHEDULE.num_steps)
@@ -125,11 +125,11 @@ def main():
     if adapter == 'controlnet':
       gap = disagreement(objective, train, frozen, batch, reference, torch_batch)
       count = lambda tree: f'{sum(leaf.size for leaf in tree.values()):,}'
-      print(f'U-Net {count(frozen)} parameters (frozen), ControlNet {count(train)}; ', end='')
-      print(f'batch {arguments.batch}; the losses differ by {gap:.1e} of themselves')
+      print(f'U-Net {count(frozen)} parameters (frozen), ControlNet {count(train)}')
+      print(f'batch {arguments.batch}; {networks.THREADS} threads; the losses differ by {gap:.1e}')
   contestants['diffusers, controlnet'] = their_step(reference, torch_batch)
-  rows = clock.race(contestants, rounds=arguments.rounds)
-  print(clock.table(rows, reference='diffusers, controlnet'))
+  laps = clock.race(contestants, rounds=arguments.rounds)
+  print(clock.table(laps, reference='diffusers, controlnet'))
 
 
 if __name__ == '__main__':

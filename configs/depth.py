@@ -49,4 +49,5 @@ def get_config(argument: str = 'full') -> ConfigDict:
     full(config)
   else:
     scenes(config, cache=dict(small=16_000, tiny=0)[chosen['size']])
+    config.evaluation.shipped = common.shipped('depth', chosen)
   return config

@@ -91,7 +91,7 @@ def prior() -> ConfigDict:
   config = common.base()
   config.name = 'pretrain_prior'
   config.evaluation = None
-  config.steps = 4500
+  config.steps = 3600
   config.prior = dict(
     path='runs/pretrain_autoencoder/export',
     new=dict(

@@ -41,8 +41,6 @@ def test_the_autoencoder_and_then_the_prior_are_pretrained(prior, tmp_path):
   second.prior.new.unet.update(tiny.UNET)
   second.prior.new.text_encoder.update({k: v for k, v in tiny.TEXT.items() if k != 'vocab_size'})
   second.prior.new.tokenizer.update(dict(vocab_size=600, length=12))
-  second.data.cache = 4
-  second.data.held_out.sources[0]['length'] = 4
   rows = trained(second, tmp_path / 'prior')
   assert 'l1' not in rows[0]
   # What it wrote is a prior like any other.

@@ -135,9 +135,9 @@ def test_a_killed_run_resumes_to_bitwise_the_parameters_of_an_unbroken_one(
 def test_a_terminated_run_saves_and_the_same_command_resumes_there(unbroken, prior, tmp_path):
   workdir = tmp_path / 'run'
   command = arguments(prior, workdir)
-  code, _, errors = signalled(tiny.command(*command), workdir, signal.SIGTERM, after=110)
+  code, out, errors = signalled(tiny.command(*command), workdir, signal.SIGTERM, after=110)
   assert code == 0 and 'Traceback' not in errors
-  (said,) = [line for line in errors.splitlines() if 'the same command resumes there' in line]
+  (said,) = [line for line in out.splitlines() if 'the same command resumes there' in line]
   step = int(said.split('Stopped after step ')[1].split(';')[0])
   assert 110 <= step < STEPS and (workdir / f'checkpoints/{step}').is_dir()
   assert not (workdir / 'export').exists()
@@ -150,8 +150,8 @@ def test_a_terminated_run_saves_and_the_same_command_resumes_there(unbroken, pri
 def test_a_finished_run_is_measured_anew_without_training(unbroken, prior):
   workdir, _ = unbroken
   before = (workdir / 'log.jsonl').read_bytes()
-  more = ['--config.evaluation.steps=(2,)']
-  code, out, errors = tiny.finish(tiny.command(*arguments(prior, workdir, *more)))
+  more = ['--config.evaluation.count=8']
+  code, _, errors = tiny.finish(tiny.command(*arguments(prior, workdir, *more)))
   assert code == 0, errors[-2000:]
   assert (workdir / 'log.jsonl').read_bytes() == before
-  assert out.count('ours') == 1
+  assert {row['count'] for row in json.loads((workdir / 'metrics.json').read_text())} == {8}

@@ -20,15 +20,15 @@ ROOT = Path(__file__).parents[1]
 SIZE = 32
 UNET = dict(
   block_out_channels=(8, 16),
-  down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
-  up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'),
+  down_block_types=('DownBlock2D', 'DownBlock2D'),  # The middle block attends to the text.
+  up_block_types=('UpBlock2D', 'UpBlock2D'),
   layers_per_block=1,
   cross_attention_dim=16,
   attention_head_dim=2,
   norm_num_groups=4,
-  sample_size=8,
+  sample_size=16,
 )
-VAE = dict(block_out_channels=(4, 8, 8), layers_per_block=1, norm_num_groups=4, scaling_factor=1.0)
+VAE = dict(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=4, scaling_factor=1.0)
 TEXT = dict(
   hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=600
 )
@@ -76,6 +76,8 @@ def small(config: ConfigDict, path: Path) -> ConfigDict:
   if config.prior.path:
     config.prior.path = str(path)
   config.data.batch_size = 2
+  if config.data.get('cache'):
+    config.data.cache = 4
   for source in (config.data.source, config.data.held_out):
     for one in source.get('sources', (source,)):
       one['size'] = SIZE

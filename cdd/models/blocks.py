@@ -34,9 +34,30 @@ def conv(
   )
 
 
-def norm(channels: int, groups: int, *, epsilon: float, rngs) -> nnx.GroupNorm:
-  """Group normalisation; its statistics are taken in float32 whatever the activations."""
-  return nnx.GroupNorm(channels, num_groups=groups, epsilon=epsilon, rngs=rngs)
+class GroupNorm(nnx.Module):
+  """Group normalisation in float32: the moments of every channel, then one scale and one shift.
+
+  nnx.GroupNorm reduces over groups of channels, on XLA's CPU backend two to four times slower.
+  """
+
+  def __init__(self, channels: int, groups: int, *, epsilon: float):
+    self.scale = nnx.Param(jnp.ones(channels))
+    self.bias = nnx.Param(jnp.zeros(channels))
+    self.groups, self.epsilon = groups, epsilon
+
+  def __call__(self, x: Array) -> Array:
+    x = x.astype(jnp.float32)
+    mean, square = self.of_groups(x.mean((1, 2))), self.of_groups((x * x).mean((1, 2)))
+    variance = jnp.maximum(square - mean * mean, 0)
+    scale = self.scale[None] * jax.lax.rsqrt(variance + self.epsilon)
+    shift = self.bias[None] - mean * scale
+    return x * scale[:, None, None] + shift[:, None, None]
+
+  def of_groups(self, moments: Array) -> Array:
+    """Moments of channels [b, c], averaged over the channels of each group, [b, c] again."""
+    b, c = moments.shape
+    means = moments.reshape(b, self.groups, -1).mean(-1)
+    return jnp.repeat(means, c // self.groups, axis=1)
 
 
 def enlarge(x: Array) -> Array:
@@ -66,11 +87,11 @@ class ResnetBlock2D(nnx.Module):
   """Two normalised convolutions around a time embedding, with a shortcut."""
 
   def __init__(self, inputs, outputs, *, groups, epsilon, embedding=None, dtype, rngs):
-    self.norm1 = norm(inputs, groups, epsilon=epsilon, rngs=rngs)
+    self.norm1 = GroupNorm(inputs, groups, epsilon=epsilon)
     self.conv1 = conv(inputs, outputs, 3, dtype=dtype, rngs=rngs)
     if embedding:
       self.time_emb_proj = nnx.Linear(embedding, outputs, dtype=dtype, rngs=rngs)
-    self.norm2 = norm(outputs, groups, epsilon=epsilon, rngs=rngs)
+    self.norm2 = GroupNorm(outputs, groups, epsilon=epsilon)
     self.conv2 = conv(outputs, outputs, 3, dtype=dtype, rngs=rngs)
     if inputs != outputs:
       self.conv_shortcut = conv(inputs, outputs, 1, dtype=dtype, rngs=rngs)

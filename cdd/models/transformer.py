@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from cdd.models.blocks import attend, conv, gelu, norm
+from cdd.models.blocks import GroupNorm, attend, conv, gelu
 from cdd.types import Array
 
 
@@ -68,7 +68,7 @@ class Transformer2DModel(nnx.Module):
   """Transformer blocks over the pixels of [b, h, w, c], between two projections."""
 
   def __init__(self, channels, context, *, heads, depth, groups, linear, dtype, rngs):
-    self.norm = norm(channels, groups, epsilon=1e-6, rngs=rngs)
+    self.norm = GroupNorm(channels, groups, epsilon=1e-6)
     make = (
       (lambda: nnx.Linear(channels, channels, dtype=dtype, rngs=rngs))
       if linear

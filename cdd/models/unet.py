@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 
-from cdd.models.blocks import Downsample2D, ResnetBlock2D, Upsample2D, conv, norm, silu
+from cdd.models.blocks import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv, silu
 from cdd.models.transformer import Transformer2DModel
 from cdd.types import Array
 
@@ -192,9 +192,7 @@ class UNet2DConditionModel(Encoder):
       change = 'up' if level < len(widths) - 1 else None
       up.append(Level(config, inputs, width, heads=heads, change=change, dtype=dtype, rngs=rngs))
     self.up_blocks = nnx.List(up)
-    self.conv_norm_out = norm(
-      widths[-1], config.norm_num_groups, epsilon=config.norm_eps, rngs=rngs
-    )
+    self.conv_norm_out = GroupNorm(widths[-1], config.norm_num_groups, epsilon=config.norm_eps)
     self.conv_out = conv(widths[-1], config.out_channels, 3, dtype=dtype, rngs=rngs)
 
   def decode(self, features: Features, text: Array) -> Array:

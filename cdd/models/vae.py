@@ -5,7 +5,15 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 
-from cdd.models.blocks import Downsample2D, ResnetBlock2D, Upsample2D, attend, conv, norm, silu
+from cdd.models.blocks import (
+  Downsample2D,
+  GroupNorm,
+  ResnetBlock2D,
+  Upsample2D,
+  attend,
+  conv,
+  silu,
+)
 from cdd.types import Array
 
 
@@ -32,7 +40,7 @@ class Attention(nnx.Module):
   """Single-head self-attention over the pixels, with its own norm."""
 
   def __init__(self, channels, *, groups, dtype, rngs):
-    self.group_norm = norm(channels, groups, epsilon=1e-6, rngs=rngs)
+    self.group_norm = GroupNorm(channels, groups, epsilon=1e-6)
     linear = lambda: nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
     self.to_q, self.to_k, self.to_v = linear(), linear(), linear()
     self.to_out = nnx.List([linear()])
@@ -107,7 +115,7 @@ class Encoder(nnx.Module):
       ]
     )
     self.mid_block = MidBlock(widths[-1], groups=groups, dtype=dtype, rngs=rngs)
-    self.conv_norm_out = norm(widths[-1], groups, epsilon=1e-6, rngs=rngs)
+    self.conv_norm_out = GroupNorm(widths[-1], groups, epsilon=1e-6)
     self.conv_out = conv(widths[-1], 2 * config.latent_channels, 3, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
@@ -137,7 +145,7 @@ class Decoder(nnx.Module):
         for index, width in enumerate(widths)
       ]
     )
-    self.conv_norm_out = norm(widths[-1], groups, epsilon=1e-6, rngs=rngs)
+    self.conv_norm_out = GroupNorm(widths[-1], groups, epsilon=1e-6)
     self.conv_out = conv(widths[-1], config.out_channels, 3, dtype=dtype, rngs=rngs)
 
   def __call__(self, z: Array) -> Array:
