@@ -73,8 +73,7 @@ class Experiment(NamedTuple):
 
 def experiment(config, workdir: Path) -> Experiment:
   """Everything that `config` describes; nothing is trained yet."""
-  if config.evaluation:
-    choose(SAMPLERS, config.evaluation.sampler, 'sampler')  # Now rather than after the training.
+  check_evaluation(config.evaluation)
   task = bind(TASKS, config.data.task, 'task')()
   source = bind(SOURCES, config.data.source, 'source')()
   captions = (source[index]['caption'] for index in range(min(4000, len(source))))
@@ -88,12 +87,8 @@ def experiment(config, workdir: Path) -> Experiment:
   create = lambda params: states.create(params, optimizer)
   shapes = jax.eval_shape(create, train)
   places = sharding.of_state(shapes, mesh)
-  update = steps.make(
-    objective(config, networks),
-    optimizer,
-    bind(TARGETS, config.target, 'target'),
-    accumulate=config.accumulate,
-  )
+  follow = bind(TARGETS, config.target, 'target')
+  update = steps.make(objective(config, networks), optimizer, follow, accumulate=config.accumulate)
   update = jax.jit(update, donate_argnums=0, out_shardings=(places, None))
   frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh))
   tokenize = tokens.Tokenizer(prior.tokenizer) if prior.tokenizer else tokens.none
@@ -114,6 +109,12 @@ def experiment(config, workdir: Path) -> Experiment:
     reconstruct=jax.jit(reconstruction(networks, frozen)),
     mesh=mesh,
   )
+
+
+def check_evaluation(settings) -> None:
+  """Looks up what only the evaluation needs: a misspelt name must not cost a training."""
+  if settings:
+    choose(SAMPLERS, settings.sampler, 'sampler')
 
 
 def adapted_networks(spec, prior: diffusers.Pretrained) -> tuple[Networks, Params]:
