@@ -223,10 +223,10 @@ def encoded(settings, source, task, networks: Networks, prior, folder: Path) -> 
   Runs with the same data and the same autoencoder share what was encoded; process 0 encodes.
   """
   params = trees.prefixed(trees.select(prior.params, 'vae'), 'vae')
-  kept = json.dumps(
-    [networks.condition_space, settings.source.to_dict(), settings.task.to_dict(), settings.cache]
-  )
-  digest = hashlib.sha256(kept.encode())
+  kept = dict(settings.to_dict(), space=networks.condition_space)
+  kept = {name: kept[name] for name in ('source', 'task', 'cache', 'space')}
+  scale = dict(scale=networks.scale, shift=networks.shift)
+  digest = hashlib.sha256(json.dumps(kept | scale, sort_keys=True).encode())
   for path in sorted(params):
     digest.update(params[path].tobytes())
   folder = folder / digest.hexdigest()[:16]
