@@ -41,7 +41,9 @@ def frechet(a: Moments, b: Moments) -> float:
   """|μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) (Heusel et al., 2017), by eigenvalues."""
   (mean_a, cov_a), (mean_b, cov_b) = _gaussian(a), _gaussian(b)
   values, vectors = np.linalg.eigh(cov_a)
-  root = vectors * np.sqrt(np.maximum(values, 0))
+  # Fewer examples than features leave eigenvalues of rounding alone, whose roots would add up.
+  real = values > values[-1] * len(values) * np.finfo(np.float64).eps
+  root = vectors[:, real] * np.sqrt(values[real])
   cross = np.linalg.eigvalsh(root.T @ cov_b @ root)
   trace = np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(np.maximum(cross, 0)).sum()
   return float(((mean_a - mean_b) ** 2).sum() + trace)
