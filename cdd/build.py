@@ -73,7 +73,6 @@ class Experiment(NamedTuple):
 
 def experiment(config, workdir: Path) -> Experiment:
   """Everything that `config` describes; nothing is trained yet."""
-  check_evaluation(config.evaluation)
   task = bind(TASKS, config.data.task, 'task')()
   source = bind(SOURCES, config.data.source, 'source')()
   captions = (source[index]['caption'] for index in range(min(4000, len(source))))
@@ -109,12 +108,6 @@ def experiment(config, workdir: Path) -> Experiment:
     reconstruct=jax.jit(reconstruction(networks, frozen)),
     mesh=mesh,
   )
-
-
-def check_evaluation(settings) -> None:
-  """Looks up what only the evaluation needs: a misspelt name must not cost a training."""
-  if settings:
-    choose(SAMPLERS, settings.sampler, 'sampler')
 
 
 def adapted_networks(spec, prior: diffusers.Pretrained) -> tuple[Networks, Params]:
@@ -208,7 +201,7 @@ def autoencoder_objective(config, networks: Networks) -> Callable:
   perceptual = lambda a, b: lpips.of_images((a + 1) / 2, (b + 1) / 2)
 
   def run(params, target, frozen, raw, rng, step):
-    vae = partial(networks.vae, trees.select(params, 'vae'))
+    vae = partial(networks.vae, trees.select({**frozen, **params}, 'vae'))
     images = 2 * raw['image'] - 1
     return autoencoder.loss(
       partial(vae, 'encode'), partial(vae, 'decode'), perceptual, images, rng, **settings

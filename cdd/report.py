@@ -7,11 +7,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from cdd.diffusion import times
+from cdd.diffusion.samplers import SAMPLERS
 from cdd.eval import grid, page
 from cdd.eval.evaluate import evaluate as measure
 from cdd.eval.metrics.frechet import NAME
 from cdd.models import lpips
 from cdd.models.pretrained import trained
+from cdd.registry import choose
 from cdd.training import writer
 
 PREVIEWS = 16  # Held-out examples behind a preview's score; half of them are drawn.
@@ -57,6 +60,19 @@ def evaluate(experiment, config, params, workdir: Path) -> list[dict]:
   if jax.process_index() == 0:
     write(config, workdir, rows, shown, batches[0])
   return rows
+
+
+def check(experiment, config) -> None:
+  """Looks up what only the evaluation needs: a mistake there must not cost a training.
+
+  Raises:
+    UserError: an unknown sampler, a number of steps out of range, a shipped file that is missing
+      or does not fit.
+  """
+  for entry in entries(experiment, config, None) if config.evaluation else ():
+    if entry.steps is not None:
+      choose(SAMPLERS, entry.sampler, 'sampler')
+      times.trailing(experiment.networks.schedule.num_steps, entry.steps)
 
 
 def entries(experiment, config, params) -> list[Entry]:

@@ -29,6 +29,7 @@ def run(config, workdir: Path) -> None:
   """
   check(config, workdir)
   experiment = build.experiment(config, workdir)
+  report.check(experiment, config)
   if jax.process_index() == 0:
     writers.replace(workdir / 'config.json', json.dumps(as_json(config), indent=2) + '\n')
   state = fit(experiment, config, workdir)

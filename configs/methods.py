@@ -16,6 +16,7 @@ def conditional() -> dict:
       d_eps=dict(name='squared_l2'),
       d_x=dict(name='squared_l2'),
       eps_weight=1.0,
+      eps_warmup=0,
       x_weight=1.0,
       x_space='latent',
       weighting='velocity',

@@ -1,12 +1,14 @@
 """The packaged prior: a small text-to-image latent diffusion model of scenes and photographs.
 
-Two stages, a few hours each on 2 CPU cores; both resume where they stopped:
+Four stages, each at most an hour on 2 CPU cores; each reads what the one before it exported, and
+resumes where it stopped:
 
   python -m cdd.main --config=configs/pretrain.py:autoencoder
   python -m cdd.main --config=configs/pretrain.py:prior
+  python -m cdd.main --config=configs/pretrain.py:autoencoder_longer
+  python -m cdd.main --config=configs/pretrain.py:prior_longer
 
-The second reads what the first wrote (runs/pretrain_autoencoder/export) and writes a whole
-diffusers folder (runs/pretrain_prior/export); cdd/assets/prior is a copy of it.
+Each of the last three leaves a whole diffusers folder; cdd/assets/prior is a copy of the last.
 """
 
 from ml_collections import ConfigDict
@@ -87,6 +89,17 @@ def autoencoder() -> ConfigDict:
   return config
 
 
+def autoencoder_longer() -> ConfigDict:
+  """Goes on with the autoencoder of what `prior` exported, by Muon."""
+  config = autoencoder()
+  config.name = 'pretrain_autoencoder_longer'
+  config.steps = 1800
+  config.optimizer.update(dict(name='muon', learning_rate=1.5e-3, hold=0.3))
+  config.prior = dict(path='runs/pretrain_prior/export')
+  config.trainable = (('vae[.].*', 'train'), ('.*', 'freeze'))
+  return config
+
+
 def prior() -> ConfigDict:
   config = common.base()
   config.name = 'pretrain_prior'
@@ -110,7 +123,23 @@ def prior() -> ConfigDict:
   return config
 
 
-STAGES = dict(autoencoder=autoencoder, prior=prior)
+def prior_longer() -> ConfigDict:
+  """Goes on with the U-Net and the text encoder, on the latents of the better autoencoder."""
+  config = prior()
+  config.name = 'pretrain_prior_longer'
+  config.steps = 5000
+  config.prior = dict(path='runs/pretrain_autoencoder_longer/export')
+  config.data.cache = 30_000
+  config.optimizer.update(dict(name='muon', learning_rate=1e-3, hold=0.4))
+  return config
+
+
+STAGES = dict(
+  autoencoder=autoencoder,
+  autoencoder_longer=autoencoder_longer,
+  prior=prior,
+  prior_longer=prior_longer,
+)
 
 
 def get_config(argument: str = 'prior') -> ConfigDict:

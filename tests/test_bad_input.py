@@ -108,3 +108,18 @@ def test_a_file_that_the_prior_lacks_is_named(name, config, broken, tmp_path):
   config.prior.path = str(broken)
   with pytest.raises(UserError, match=f'{name.split("/")[0]} has no {name.split("/")[1]}'):
     train.run(config, tmp_path / 'run')
+
+
+def test_a_mistake_of_the_evaluation_is_found_before_training(prior, tmp_path):
+  config = tiny.load('depth.py:tiny', prior)
+  config.evaluation.steps = (1, 4000)
+  with pytest.raises(UserError, match='Cannot sample in 4000 steps; choose 1'):
+    train.run(config, tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+def test_a_factor_that_does_not_divide_the_picture_is_named(prior, tmp_path):
+  config = tiny.load('super_resolution.py:tiny', prior)
+  config.data.task.factor = 7
+  with pytest.raises(UserError, match='config.data.task.factor=7 does not divide 32x32'):
+    train.run(config, tmp_path / 'run')

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageFilter
 
+from cdd.errors import UserError
+
 
 def simple(
   image: np.ndarray,
@@ -26,10 +28,16 @@ def simple(
 
   Returns:
     uint8 [H / factor, W / factor, 3].
+
+  Raises:
+    UserError: the factor does not divide the sides.
   """
   height, width = image.shape[:2]
   if height % factor or width % factor:
-    raise ValueError(f'A factor of {factor} does not divide {height}x{width} pixels.')
+    raise UserError(
+      f'config.data.task.factor={factor} does not divide {height}x{width} pixels; '
+      'choose one that divides both.'
+    )
   picture = Image.fromarray(np.round(image * 255).astype(np.uint8))
   picture = picture.filter(ImageFilter.GaussianBlur(factor * rng.uniform(*blur)))
   picture = picture.resize((width // factor, height // factor), Image.Resampling.BOX)

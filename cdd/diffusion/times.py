@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from cdd.errors import UserError
+
 
 def shared(rng: jax.Array, batch: int, dt: int, num_steps: int) -> jax.Array:
   """One t ~ U{dt .. T} for the whole (global) batch, int32 [b, 1, 1, 1] (§5.1)."""
@@ -33,4 +35,4 @@ def leading(num_steps: int, steps: int) -> tuple[int, ...]:
 
 def _check(num_steps: int, steps: int) -> None:
   if not 1 <= steps <= num_steps:
-    raise ValueError(f'Cannot sample in {steps} steps; choose 1..{num_steps}.')
+    raise UserError(f'Cannot sample in {steps} steps; choose 1..{num_steps}.')

@@ -58,6 +58,7 @@ def loss(
   d_x: Callable,
   dt: int = 1,
   eps_weight: float = 1.0,
+  eps_warmup: int = 0,
   x_weight: float = 1.0,
   weighting: str = 'none',
   x_space: str = 'latent',
@@ -68,6 +69,8 @@ def loss(
     dt: Δt, in steps of the schedule.
     predictor: which (x, ε) make ẑ_s; `prev` is Eq. 12, `ddim` Eq. 8.
     eps_weight, x_weight: weights of d_ε and d_x; x_weight 0 is §5.1's r = 0.
+    eps_warmup: updates over which eps_weight rises from 0: consistency carries what guidance has
+      taught, and at first that is nothing about the condition.
     weighting: of both terms over levels, one of WEIGHTINGS.
     x_space: where d_x compares, one of SPACES (Figure 3).
   """
@@ -92,4 +95,5 @@ def loss(
   consistency = d_eps(online.eps, target.eps, weights.eps)
   drift = jnp.mean((target.eps - eps) ** 2)
   metrics = dict(consistency=consistency, guidance=guidance, eps_drift=drift)
-  return eps_weight * consistency + x_weight * guidance, metrics
+  rise = jnp.minimum((step + 1) / max(eps_warmup, 1), 1)
+  return eps_weight * rise * consistency + x_weight * guidance, metrics

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 import optax
+import optax.contrib
+from optax.contrib import MuonDimensionNumbers
 
 from cdd import trees
 from cdd.registry import choose
+from cdd.types import Params
 
 
 def schedule(*, peak: float, steps: int, warmup: int = 0, decay: str = 'linear', hold: float = 0.0):
@@ -26,6 +29,22 @@ def schedule(*, peak: float, steps: int, warmup: int = 0, decay: str = 'linear',
   return optax.join_schedules([rise, tail], [start])
 
 
+def by_path(multipliers: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+  """Scales the updates of the paths that a pattern matches; the first match counts."""
+  rates = [*multipliers, ('.*', 1.0)]
+
+  def scale(updates, state, params=None):
+    factors = trees.match(rates, updates)
+    return {path: leaf * factors[path] for path, leaf in updates.items()}, state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), scale)
+
+
+def clipping(norm: float) -> optax.GradientTransformation:
+  """Clips by the global norm; 0 leaves gradients as they are."""
+  return optax.clip_by_global_norm(norm) if norm else optax.identity()
+
+
 def adamw(
   *,
   steps: int,
@@ -43,21 +62,54 @@ def adamw(
 
   Weight decay leaves vectors and scalars (biases, norms, μ) alone.
   """
-  rates = [*multipliers, ('.*', 1.0)]
-
-  def scale(updates, state, params=None):
-    factors = trees.match(rates, updates)
-    return {path: leaf * factors[path] for path, leaf in updates.items()}, state
-
+  rate = schedule(peak=learning_rate, steps=steps, warmup=warmup, decay=decay, hold=hold)
   return optax.chain(
-    optax.clip_by_global_norm(clip) if clip else optax.identity(),
+    clipping(clip),
     optax.scale_by_adam(b1=b1, b2=b2, eps=1e-8),
     optax.add_decayed_weights(weight_decay, lambda tree: {k: v.ndim > 1 for k, v in tree.items()}),
-    optax.GradientTransformation(lambda params: optax.EmptyState(), scale),
-    optax.scale_by_learning_rate(
-      schedule(peak=learning_rate, steps=steps, warmup=warmup, decay=decay, hold=hold)
-    ),
+    by_path(multipliers),
+    optax.scale_by_learning_rate(rate),
   )
 
 
-OPTIMIZERS = {'adamw': adamw}
+def kernels(params: Params) -> dict:
+  """The axes of each kernel as a matrix, inputs by outputs (HWIO folds to HWI by O); else None."""
+  matrix = lambda leaf: MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+  is_kernel = lambda path, leaf: path.endswith('kernel') and leaf.ndim > 1
+  return {path: matrix(leaf) if is_kernel(path, leaf) else None for path, leaf in params.items()}
+
+
+def muon(
+  *,
+  steps: int,
+  learning_rate: float,
+  warmup: int = 0,
+  decay: str = 'linear',
+  hold: float = 0.0,
+  weight_decay: float = 0.0,
+  b1: float = 0.9,
+  b2: float = 0.99,
+  clip: float = 1.0,
+  multipliers: Sequence[tuple[str, float]] = (),
+) -> optax.GradientTransformation:
+  """Muon for kernels, Adam with Nesterov's momentum for the rest.
+
+  Updates of a kernel are about as large as Adam's (RMS 0.2 times the rate), so that the learning
+  rate of AdamW holds for it too. Source: Jordan et al., 2024; Liu et al., 2025 (2502.16982).
+  """
+  rate = schedule(peak=learning_rate, steps=steps, warmup=warmup, decay=decay, hold=hold)
+  return optax.chain(
+    clipping(clip),
+    optax.contrib.muon(
+      rate,
+      weight_decay=weight_decay,
+      adam_b1=b1,
+      adam_b2=b2,
+      muon_weight_dimension_numbers=kernels,
+      consistent_rms=0.2,
+    ),
+    by_path(multipliers),
+  )
+
+
+OPTIMIZERS = {'adamw': adamw, 'muon': muon}

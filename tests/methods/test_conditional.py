@@ -18,7 +18,7 @@ def network(w):
   return lambda z, c, t: jnp.tanh(z * w + 0.3 * c.image) + 0.001 * t.astype(jnp.float32)
 
 
-def loss(w, w_target, *, rng=0, **settings):
+def loss(w, w_target, *, rng=0, step=0, **settings):
   settings = (
     dict(
       sample_t=times.per_example,
@@ -33,7 +33,7 @@ def loss(w, w_target, *, rng=0, **settings):
   nets = Nets(network(w), network(w_target), network(0.1), encode, decode)
   key = jax.random.key(rng)
   return conditional.loss(
-    nets, Batch(X, C), key, jnp.int32(0), schedule=SCHEDULE, num_steps=1000, **settings
+    nets, Batch(X, C), key, jnp.int32(step), schedule=SCHEDULE, num_steps=1000, **settings
   )
 
 
@@ -64,6 +64,14 @@ def test_the_loss_is_algorithm_1_written_in_numpy(predictor):
   value, metrics = loss(0.4, 0.6, predictor=predictors.PREDICTORS[predictor])
   np.testing.assert_allclose(value, numpy_loss(0.4, 0.6, predictor=predictor), rtol=1e-4)
   np.testing.assert_allclose(value, metrics['consistency'] + metrics['guidance'], rtol=1e-6)
+
+
+def test_the_consistency_weight_rises_over_the_warm_up():
+  whole, metrics = loss(0.4, 0.6)
+  first, _ = loss(0.4, 0.6, eps_warmup=10)
+  last, _ = loss(0.4, 0.6, eps_warmup=10, step=9)
+  np.testing.assert_allclose(first, 0.1 * metrics['consistency'] + metrics['guidance'], rtol=1e-6)
+  np.testing.assert_allclose(last, whole, rtol=1e-6)
 
 
 def test_no_gradient_passes_through_the_target_branch():
