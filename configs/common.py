@@ -50,15 +50,23 @@ def base() -> ConfigDict:
   return config
 
 
-def experiment(task: str, chosen: dict, methods: dict) -> ConfigDict:
-  """The base with a method's overrides, a name, and the budget and evaluation of a size."""
+def experiment(task: str, chosen: dict, methods: dict, *, steps: dict) -> ConfigDict:
+  """The base with a method's overrides, a name, and the budget and evaluation of a size.
+
+  Args:
+    steps: size -> updates.
+  """
   config = base()
   method = chosen['method']
   config.name = '_'.join([task, chosen['size']] + [method] * (method != 'conditional'))
   config.task = task
   for field, value in methods[method]().items():
     config[field] = ConfigDict(value)
-  config.steps = dict(full=50_000, small=1000, tiny=300)[chosen['size']]
+  config.steps = steps[chosen['size']]
+  if method == 'conditional':
+    config.method.eps_warmup = config.steps // 2
+  if chosen['size'] != 'full':
+    config.optimizer.update(dict(name='muon', learning_rate=1e-3, warmup=20))
   config.evaluation = dict(
     count=dict(full=1024, small=512, tiny=128)[chosen['size']],
     batch_size=32,

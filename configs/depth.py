@@ -27,7 +27,6 @@ def scenes(config: ConfigDict, *, cache: int) -> None:
 
 
 def full(config: ConfigDict) -> None:
-  config.steps = 50_000
   config.prior = dict(path='stabilityai/stable-diffusion-2-1')
   config.model.dtype = 'bfloat16'
   config.data = dict(
@@ -44,10 +43,11 @@ def full(config: ConfigDict) -> None:
 
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument, methods=methods.METHODS)
-  config = common.experiment('depth', chosen, methods.METHODS)
+  steps = dict(full=50_000, small=800, tiny=300)
+  config = common.experiment('depth', chosen, methods.METHODS, steps=steps)
   if chosen['size'] == 'full':
     full(config)
   else:
-    scenes(config, cache=dict(small=16_000, tiny=0)[chosen['size']])
+    scenes(config, cache=dict(small=8000, tiny=0)[chosen['size']])
     config.evaluation.shipped = common.shipped('depth', chosen)
   return config

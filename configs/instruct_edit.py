@@ -14,8 +14,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument, methods=methods.METHODS)
   if chosen['size'] != 'full':
     raise ValueError(f'instruct_edit has no size {chosen["size"]!r}; choose one of ["full"].')
-  config = common.experiment('instruct_edit', chosen, methods.METHODS)
-  config.steps = 10_000
+  config = common.experiment('instruct_edit', chosen, methods.METHODS, steps=dict(full=10_000))
   config.prior = dict(path='stable-diffusion-v1-5/stable-diffusion-v1-5')
   config.model.dtype = 'bfloat16'
   config.data = dict(

@@ -127,10 +127,10 @@ def prior_longer() -> ConfigDict:
   """Goes on with the U-Net and the text encoder, on the latents of the better autoencoder."""
   config = prior()
   config.name = 'pretrain_prior_longer'
-  config.steps = 5000
+  config.steps = 3600
   config.prior = dict(path='runs/pretrain_autoencoder_longer/export')
   config.data.cache = 30_000
-  config.optimizer.update(dict(name='muon', learning_rate=1e-3, hold=0.4))
+  config.optimizer.update(dict(name='muon', learning_rate=1e-3, hold=0.47))
   return config
 
 

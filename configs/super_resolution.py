@@ -25,7 +25,6 @@ def photographs(config: ConfigDict, *, cache: int) -> None:
 
 
 def full(config: ConfigDict) -> None:
-  config.steps = 100_000
   config.prior = dict(path='stabilityai/stable-diffusion-2-1-base')
   config.model.dtype = 'bfloat16'
   config.data = dict(
@@ -42,10 +41,12 @@ def full(config: ConfigDict) -> None:
 
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument, methods=methods.METHODS)
-  config = common.experiment('super_resolution', chosen, methods.METHODS)
+  steps = dict(full=100_000, small=600, tiny=300)
+  config = common.experiment('super_resolution', chosen, methods.METHODS, steps=steps)
   if chosen['size'] == 'full':
     full(config)
   else:
-    photographs(config, cache=dict(small=16_000, tiny=0)[chosen['size']])
+    photographs(config, cache=dict(small=8000, tiny=0)[chosen['size']])
     config.evaluation.condition_row = 'bicubic'
+    config.evaluation.shipped = common.shipped('super_resolution', chosen)
   return config

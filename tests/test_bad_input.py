@@ -76,7 +76,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_fields_that_differ(conf
   with pytest.raises(UserError, match='belongs to a run with another config') as error:
     train.run(config, tmp_path)
   assert 'seed: 0 there, 3 now' in str(error.value)
-  assert 'optimizer.learning_rate: 0.0005 there, 0.25 now' in str(error.value)
+  assert 'optimizer.learning_rate: 0.001 there, 0.25 now' in str(error.value)
 
 
 def test_how_a_run_is_logged_and_evaluated_may_change(config, tmp_path):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny
+from safetensors.numpy import load_file
 
 from cdd import build, main, train
 from cdd.errors import UserError
@@ -43,9 +44,16 @@ def test_the_autoencoder_and_then_the_prior_are_pretrained(prior, tmp_path):
   second.prior.new.tokenizer.update(dict(vocab_size=600, length=12))
   rows = trained(second, tmp_path / 'prior')
   assert 'l1' not in rows[0]
-  # What it wrote is a prior like any other.
-  third = tiny.load('super_resolution.py:tiny', tmp_path / 'prior/export')
-  assert build.experiment(third, tmp_path / 'third').networks.channels == 4
+  # What it wrote is a prior like any other: both stages go on from it, and a task may start there.
+  before = load_file(tmp_path / 'prior/export/vae/diffusion_pytorch_model.safetensors')
+  third = tiny.load('pretrain.py:autoencoder_longer', tmp_path / 'prior/export')
+  trained(third, tmp_path / 'vae_longer')
+  fourth = tiny.load('pretrain.py:prior_longer', tmp_path / 'vae_longer/export')
+  trained(fourth, tmp_path / 'prior_longer')
+  after = load_file(tmp_path / 'prior_longer/export/vae/diffusion_pytorch_model.safetensors')
+  assert all(np.any(before[key] != after[key]) for key in before if key.endswith('conv_in.weight'))
+  last = tiny.load('super_resolution.py:tiny', tmp_path / 'prior_longer/export')
+  assert build.experiment(last, tmp_path / 'last').networks.channels == 4
 
 
 @pytest.mark.parametrize('task', ['depth', 'super_resolution'])
