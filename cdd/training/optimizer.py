@@ -1,6 +1,7 @@
-"""Owns the optimiser: AdamW with clipping, warm-up, decay and learning rates by path."""
+"""Owns the optimisers: AdamW or Muon, with clipping, warm-up, decay and learning rates by path."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import optax
 import optax.contrib
@@ -40,35 +41,18 @@ def by_path(multipliers: Sequence[tuple[str, float]]) -> optax.GradientTransform
   return optax.GradientTransformation(lambda params: optax.EmptyState(), scale)
 
 
-def clipping(norm: float) -> optax.GradientTransformation:
-  """Clips by the global norm; 0 leaves gradients as they are."""
-  return optax.clip_by_global_norm(norm) if norm else optax.identity()
+def orthogonal(*, b1: float, b2: float) -> optax.GradientTransformation:
+  """Muon's direction for kernels, Adam's with Nesterov's momentum for the rest.
 
-
-def adamw(
-  *,
-  steps: int,
-  learning_rate: float,
-  warmup: int = 0,
-  decay: str = 'linear',
-  hold: float = 0.0,
-  weight_decay: float = 0.0,
-  b1: float = 0.9,
-  b2: float = 0.99,
-  clip: float = 1.0,
-  multipliers: Sequence[tuple[str, float]] = (),
-) -> optax.GradientTransformation:
-  """AdamW; `multipliers` scales the learning rate of the paths that a pattern matches.
-
-  Weight decay leaves vectors and scalars (biases, norms, μ) alone.
+  A kernel's direction has an RMS of 0.2, about Adam's, so that its learning rate holds here too.
+  Source: Jordan et al., 2024; Liu et al., 2025 (arXiv:2502.16982).
   """
-  rate = schedule(peak=learning_rate, steps=steps, warmup=warmup, decay=decay, hold=hold)
-  return optax.chain(
-    clipping(clip),
-    optax.scale_by_adam(b1=b1, b2=b2, eps=1e-8),
-    optax.add_decayed_weights(weight_decay, lambda tree: {k: v.ndim > 1 for k, v in tree.items()}),
-    by_path(multipliers),
-    optax.scale_by_learning_rate(rate),
+  return optax.contrib.muon(
+    -1.0,  # A direction: its sign is turned with the learning rate, as Adam's is.
+    adam_b1=b1,
+    adam_b2=b2,
+    muon_weight_dimension_numbers=kernels,
+    consistent_rms=0.2,
   )
 
 
@@ -79,7 +63,8 @@ def kernels(params: Params) -> dict:
   return {path: matrix(leaf) if is_kernel(path, leaf) else None for path, leaf in params.items()}
 
 
-def muon(
+def descent(
+  direction: Callable[..., optax.GradientTransformation],
   *,
   steps: int,
   learning_rate: float,
@@ -92,24 +77,24 @@ def muon(
   clip: float = 1.0,
   multipliers: Sequence[tuple[str, float]] = (),
 ) -> optax.GradientTransformation:
-  """Muon for kernels, Adam with Nesterov's momentum for the rest.
+  """Clipping, a direction, decoupled weight decay, and the learning rate over time and by path.
 
-  Updates of a kernel are about as large as Adam's (RMS 0.2 times the rate), so that the learning
-  rate of AdamW holds for it too. Source: Jordan et al., 2024; Liu et al., 2025 (2502.16982).
+  Args:
+    direction: (b1=, b2=) -> what makes updates of gradients.
+    weight_decay: leaves vectors and scalars (biases, norms, μ) alone.
+    clip: by the global norm; 0 leaves gradients as they are.
+    multipliers: (pattern, factor of the learning rate); the first that matches a path counts.
   """
   rate = schedule(peak=learning_rate, steps=steps, warmup=warmup, decay=decay, hold=hold)
   return optax.chain(
-    clipping(clip),
-    optax.contrib.muon(
-      rate,
-      weight_decay=weight_decay,
-      adam_b1=b1,
-      adam_b2=b2,
-      muon_weight_dimension_numbers=kernels,
-      consistent_rms=0.2,
-    ),
+    optax.clip_by_global_norm(clip) if clip else optax.identity(),
+    direction(b1=b1, b2=b2),
+    optax.add_decayed_weights(weight_decay, lambda tree: {k: v.ndim > 1 for k, v in tree.items()}),
     by_path(multipliers),
+    optax.scale_by_learning_rate(rate),
   )
 
 
+adamw = partial(descent, optax.scale_by_adam)
+muon = partial(descent, orthogonal)
 OPTIMIZERS = {'adamw': adamw, 'muon': muon}
