@@ -134,11 +134,28 @@ def prior_longer() -> ConfigDict:
   return config
 
 
+def prior_longest() -> ConfigDict:
+  """Goes on at the times that decide the layout, with three scenes to a photograph."""
+  config = prior_longer()
+  config.name = 'pretrain_prior_longest'
+  config.steps = 9000
+  config.prior = dict(path='runs/pretrain_prior_longer/export')
+  starts = (100_000, 200_000, 300_000)
+  scenes = tuple(dict(name='scenes', size=64, start=start, length=100_000) for start in starts)
+  photos = dict(name='photos', split='train', size=64)
+  config.data.source = dict(name='mixture', sources=(*scenes, photos))
+  config.data.cache = 60_000
+  config.method.sample_t = dict(name='logit_normal')
+  config.optimizer.hold = 0.6
+  return config
+
+
 STAGES = dict(
   autoencoder=autoencoder,
   autoencoder_longer=autoencoder_longer,
   prior=prior,
   prior_longer=prior_longer,
+  prior_longest=prior_longest,
 )
 
 

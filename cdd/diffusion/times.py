@@ -17,7 +17,18 @@ def per_example(rng: jax.Array, batch: int, dt: int, num_steps: int) -> jax.Arra
   return jax.random.randint(rng, (batch, 1, 1, 1), dt, num_steps + 1)
 
 
-SAMPLE_T = dict(per_example=per_example, shared=shared)
+def logit_normal(
+  rng: jax.Array, batch: int, dt: int, num_steps: int, *, mean: float = 0.0, std: float = 1.0
+) -> jax.Array:
+  """t/T ~ sigmoid(N(mean, std²)) for every example, cut to dt .. T, int32 [b, 1, 1, 1].
+
+  It dwells where a picture's layout is decided (Esser et al., 2024, Eq. 19: rf/lognorm).
+  """
+  share = jax.nn.sigmoid(mean + std * jax.random.normal(rng, (batch, 1, 1, 1)))
+  return jnp.clip(jnp.ceil(share * num_steps), dt, num_steps).astype(jnp.int32)
+
+
+SAMPLE_T = dict(logit_normal=logit_normal, per_example=per_example, shared=shared)
 
 
 def trailing(num_steps: int, steps: int) -> tuple[int, ...]:
