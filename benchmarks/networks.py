@@ -20,7 +20,7 @@ from cdd.models.adapters import ADAPTERS
 from cdd.models.networks import Networks
 from cdd.models.pretrained import names
 from cdd.models.unet import UNet2DConditionModel, UNetConfig
-from cdd.types import Condition, Params
+from cdd.types import Condition, Params, Text
 
 CONFIG = UNetConfig(
   block_out_channels=(64, 128, 192),
@@ -65,7 +65,7 @@ class Inputs(NamedTuple):
   def condition(self, space: str) -> Condition:
     """`space`: 'pixel' or 'latent', what an adapter wants."""
     image = dict(pixel=self.image, latent=self.latents)[space]
-    return Condition(jnp.asarray(image), jnp.asarray(self.text))
+    return Condition(jnp.asarray(image), Text(jnp.asarray(self.text)))
 
 
 def theirs() -> Theirs:

@@ -10,16 +10,31 @@ Params = dict[str, Array]  # flat: the path of a leaf, joined by dots, to the le
 Network = Callable[[Array, Any, Array], Array]  # (z, c, t) -> v
 
 
+class Text(NamedTuple):
+  """A prompt as a U-Net reads it.
+
+  Attributes:
+    states: [b, n, d] hidden states of the text encoders, joined along d.
+    pooled: [b, p] the projected state of the last text encoder (SDXL), or None.
+    sizes: [b, 6] the sizes that SDXL is told, in pixels, or None: (height, width) of the original,
+      (top, left) of the crop, (height, width) of the target.
+  """
+
+  states: Array
+  pooled: Array | None = None
+  sizes: Array | None = None
+
+
 class Condition(NamedTuple):
   """What a sample is conditioned on.
 
   Attributes:
     image: [b, h, w, k]; the condition's latents, or pixels in [0, 1], as the adapter asks.
-    text: [b, n, d] hidden states of the text encoder.
+    text: the prompt.
   """
 
   image: Array | None
-  text: Array | None
+  text: Text | None
 
 
 class Batch(NamedTuple):

@@ -19,8 +19,7 @@ class Adapted(nnx.Module):
 
   def with_hints(self, z: Array, c: Condition, hints, index: Array) -> Array:
     """The prediction [b, h, w, c] from z [b, h, w, c], index [b] and precomputed hints."""
-    features = self.adapter.join(self.unet.encode(z, index, c.text), hints)
-    return self.unet.decode(features, c.text)
+    return self.unet.decode(self.adapter.features(self.unet, z, index, c, hints), c.text)
 
   def __call__(self, z: Array, c: Condition, index: Array) -> Array:
     return self.with_hints(z, c, self.hints(c, z, index), index)

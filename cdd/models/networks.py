@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from cdd import trees
 from cdd.diffusion import parametrizations, schedules
-from cdd.types import Array, Condition, Network, Params
+from cdd.types import Array, Condition, Network, Params, Text
 
 
 class Networks(NamedTuple):
@@ -63,8 +63,8 @@ class Networks(NamedTuple):
       none=lambda: None,
     )
     image = spaces[self.condition_space]()
-    text = self.text_encoder(trees.select(params, 'text_encoder'), '__call__', raw['tokens'])
-    return Condition(image, text)
+    states = self.text_encoder(trees.select(params, 'text_encoder'), '__call__', raw['tokens'])
+    return Condition(image, Text(states))
 
   def velocity(self, params: Params) -> Network:
     """The adapted network as (z, c, t) -> v."""

@@ -8,7 +8,7 @@ from flax import nnx
 
 from cdd.models.blocks import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv, silu
 from cdd.models.transformer import Transformer2DModel
-from cdd.types import Array
+from cdd.types import Array, Text
 
 
 class UNetConfig(NamedTuple):
@@ -146,37 +146,43 @@ class Encoder(nnx.Module):
     self.mid_block = MidBlock(config, dtype=dtype, rngs=rngs)
     self.config = config
 
-  def embed(self, index: Array) -> Array:
+  def embed(self, index: Array, text: Text) -> Array:
+    """The embedding [b, e] of the time and of what else the prompt holds."""
     config = self.config
     width = config.block_out_channels[0]
     waves = sinusoid(index, width, flip=config.flip_sin_to_cos, shift=config.freq_shift)
     return self.time_embedding(waves)
 
-  def encode(self, z: Array, index: Array, text: Array, hint: Array | None = None) -> Features:
+  def encode(
+    self, z: Array, index: Array, text: Text, *, hint: Array | None = None, residuals=None
+  ) -> Features:
     """The encoder's features.
 
     Args:
       z: [b, h, w, c] latents.
       index: [b] the backbone's own time index.
-      text: [b, n, d] hidden states.
+      text: the prompt.
       hint: added to conv_in's output (ControlNet).
+      residuals: one [b, h, w, c] per level, added to its last layer (T2I-Adapter).
     """
-    emb = self.embed(index)
+    emb = self.embed(index, text)
     x = self.conv_in(z)
     x = x if hint is None else x + hint
     skips = [x]
-    for block in self.down_blocks:
-      for layer in range(len(block.resnets)):
-        x = block.layer(layer, x, emb, text)
+    for level, block in enumerate(self.down_blocks):
+      last = len(block.resnets) - 1
+      for layer in range(last + 1):
+        x = block.layer(layer, x, emb, text.states)
+        x = x + residuals[level] if residuals is not None and layer == last else x
         skips.append(x)
       for down in getattr(block, 'downsamplers', ()):
         x = down(x)
         skips.append(x)
-    return Features(tuple(skips), self.mid_block(x, emb, text), emb)
+    return Features(tuple(skips), self.mid_block(x, emb, text.states), emb)
 
 
 class UNet2DConditionModel(Encoder):
-  """(z [b, h, w, c], index [b], text [b, n, d]) -> the prediction [b, h, w, k], float32."""
+  """(z [b, h, w, c], index [b], text) -> the prediction [b, h, w, k], float32."""
 
   def __init__(self, config: UNetConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
     super().__init__(config, dtype=dtype, rngs=rngs)
@@ -195,16 +201,16 @@ class UNet2DConditionModel(Encoder):
     self.conv_norm_out = GroupNorm(widths[-1], config.norm_num_groups, epsilon=config.norm_eps)
     self.conv_out = conv(widths[-1], config.out_channels, 3, dtype=dtype, rngs=rngs)
 
-  def decode(self, features: Features, text: Array) -> Array:
+  def decode(self, features: Features, text: Text) -> Array:
     skips, x, emb = list(features.skips), features.mid, features.emb
     for block in self.up_blocks:
       for layer in range(len(block.resnets)):
-        x = block.layer(layer, jnp.concatenate([x, skips.pop()], axis=-1), emb, text)
+        x = block.layer(layer, jnp.concatenate([x, skips.pop()], axis=-1), emb, text.states)
       for up in getattr(block, 'upsamplers', ()):
         x = up(x)
     return self.conv_out(silu(self.conv_norm_out(x))).astype(jnp.float32)
 
-  def __call__(self, z: Array, index: Array, text: Array) -> Array:
+  def __call__(self, z: Array, index: Array, text: Text) -> Array:
     return self.decode(self.encode(z, index, text), text)
 
 

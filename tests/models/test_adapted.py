@@ -9,7 +9,7 @@ from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
 from cdd.models.unet import UNet2DConditionModel, UNetConfig
-from cdd.types import Condition
+from cdd.types import Condition, Text
 
 CONFIG = UNetConfig(
   block_out_channels=(8, 16),
@@ -22,7 +22,7 @@ CONFIG = UNetConfig(
 )
 RNG = np.random.default_rng(0)
 Z = jnp.asarray(RNG.normal(size=(2, 8, 8, 4)), jnp.float32)
-TEXT = jnp.asarray(RNG.normal(size=(2, 5, 12)), jnp.float32)
+TEXT = Text(jnp.asarray(RNG.normal(size=(2, 5, 12)), jnp.float32))
 INDEX = jnp.array([10, 700])
 LATENT = Condition(jnp.asarray(RNG.normal(size=(2, 8, 8, 4)), jnp.float32), TEXT)
 PIXEL = Condition(jnp.asarray(RNG.uniform(size=(2, 32, 32, 3)), jnp.float32), TEXT)
@@ -137,7 +137,7 @@ def test_controlnet_equals_diffusers():
     params.update(trees.prefixed(tree, prefix))
   got = apply(params, '__call__', Z, PIXEL, INDEX)
   nchw = lambda x: torch.tensor(np.asarray(x).transpose(0, 3, 1, 2))
-  index, text = torch.tensor(np.asarray(INDEX)), torch.tensor(np.asarray(TEXT))
+  index, text = torch.tensor(np.asarray(INDEX)), torch.tensor(np.asarray(TEXT.states))
   with torch.no_grad():
     down, mid = control(nchw(Z), index, text, nchw(PIXEL.image), return_dict=False)
     out = unet(

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from cdd.errors import UserError
 from cdd.models import functional
 from cdd.models.pretrained import diffusers
+from cdd.types import Text
 
 RNG = np.random.default_rng(0)
 
@@ -107,7 +108,7 @@ def test_the_unet_equals_diffusers(tmp_path, fields):
   z = RNG.normal(size=(2, 8, 8, 4)).astype(np.float32)
   states = RNG.normal(size=(2, 6, 24)).astype(np.float32)
   index = np.array([3, 750])
-  out = run(diffusers.load(tmp_path), 'unet', '__call__', z, jnp.asarray(index), states)
+  out = run(diffusers.load(tmp_path), 'unet', '__call__', z, jnp.asarray(index), Text(states))
   with torch.no_grad():
     expected = theirs(nchw(z), torch.tensor(index), torch.tensor(states)).sample
   close(out, nhwc(expected))

@@ -1,7 +1,7 @@
-"""Adapters: what plugs in between the U-Net's encode and decode.
+"""Adapters: how the U-Net's encoder is made to see the condition.
 
-An adapter is an nnx.Module with `hints(c, z, index) -> hints` (h_η) and `join(features, hints) ->
-features`; `condition_space` ('latent' | 'pixel' | 'none') says what it wants of the condition's
+An adapter is an nnx.Module with `hints(c, z, index) -> hints` (h_η) and `features(unet, z, index,
+c, hints) -> features`, which calls `unet.encode` and hands to `unet.decode`; `condition_space` ('latent' | 'pixel' | 'none') says what it wants of the condition's
 image, `depends_on_z` whether hints change from step to step, and `copies_unet_below` where in it
 a copy of the U-Net's encoder begins (None: nowhere).
 """

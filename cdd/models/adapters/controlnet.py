@@ -52,10 +52,13 @@ class ControlNet(Encoder):
 
   def hints(self, c: Condition, z: Array, index: Array) -> Features:
     hint = self.controlnet_cond_embedding(c.image)
-    features = self.encode(z, index, c.text, hint)
+    features = self.encode(z, index, c.text, hint=hint)
     skips = [f(x) for f, x in zip(self.controlnet_down_blocks, features.skips, strict=True)]
     return features._replace(skips=tuple(skips), mid=self.controlnet_mid_block(features.mid))
 
-  def join(self, features: Features, hints: Features) -> Features:
+  def features(
+    self, unet: Encoder, z: Array, index: Array, c: Condition, hints: Features
+  ) -> Features:
+    features = unet.encode(z, index, c.text)
     skips = tuple(own + new for own, new in zip(features.skips, hints.skips, strict=True))
     return features._replace(skips=skips, mid=features.mid + hints.mid)

@@ -39,8 +39,11 @@ class MuMix(nnx.Module):
     held = jnp.zeros(c.image.shape[0], jnp.int32)
     return self.encoder.encode(c.image, index if self.depends_on_z else held, c.text)
 
-  def join(self, features: Features, hints: Features) -> Features:
+  def features(
+    self, unet: Encoder, z: Array, index: Array, c: Condition, hints: Features
+  ) -> Features:
     """Eq. 10 on every skip and on the middle block."""
+    features = unet.encode(z, index, c.text)
     mu = jnp.broadcast_to(self.mu[...], (max(self.level_of_skip) + 2,))
     mix = lambda own, new, level: own + mu[level].astype(own.dtype) * (new - own)
     skips = map(mix, features.skips, hints.skips, self.level_of_skip)

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from cdd.models.unet import Features, UNetConfig
+from cdd.models.unet import Encoder, Features, UNetConfig
+from cdd.types import Array, Condition
 
 
 class NoAdapter(nnx.Module):
@@ -17,5 +18,5 @@ class NoAdapter(nnx.Module):
   def hints(self, c, z=None, index=None) -> None:
     return None
 
-  def join(self, features: Features, hints: None) -> Features:
-    return features
+  def features(self, unet: Encoder, z: Array, index: Array, c: Condition, hints: None) -> Features:
+    return unet.encode(z, index, c.text)
