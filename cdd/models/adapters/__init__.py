@@ -1,9 +1,10 @@
 """Adapters: how the U-Net's encoder is made to see the condition.
 
 An adapter is an nnx.Module with `hints(c, z, index) -> hints` (h_η) and `features(unet, z, index,
-c, hints) -> features`, which calls `unet.encode` and hands to `unet.decode`; `condition_space` ('latent' | 'pixel' | 'none') says what it wants of the condition's
-image, `depends_on_z` whether hints change from step to step, and `copies_unet_below` where in it
-a copy of the U-Net's encoder begins (None: nowhere).
+c, hints) -> features`, which calls `unet.encode` and hands to `unet.decode`; `condition_space`
+('latent' | 'pixel' | 'none') says what it wants of the condition's image, `depends_on_z` whether
+hints change from step to step, and `copies_unet_below` where in it a copy of the U-Net's encoder
+begins (None: nowhere).
 """
 
 from cdd.models.adapters.controlnet import ControlNet
