@@ -23,7 +23,7 @@ from cdd.models import functional, lpips
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
 from cdd.models.networks import Networks
-from cdd.models.pretrained import diffusers, trained
+from cdd.models.pretrained import adapters, diffusers, trained
 from cdd.registry import bind, choose
 from cdd.training import checkpoint, sharding
 from cdd.training import state as states
@@ -82,15 +82,9 @@ def experiment(config, workdir: Path) -> Experiment:
   if config.initial:
     train = trained.load(config.initial, train)
   mesh = sharding.make_mesh(**config.mesh)
-  optimizer = bind(OPTIMIZERS, config.optimizer, 'optimizer')(steps=config.steps)
-  create = lambda params: states.create(params, optimizer)
-  shapes = jax.eval_shape(create, train)
-  places = sharding.of_state(shapes, mesh)
-  follow = bind(TARGETS, config.target, 'target')
-  update = steps.make(objective(config, networks), optimizer, follow, accumulate=config.accumulate)
-  update = jax.jit(update, donate_argnums=0, out_shardings=(places, None))
+  create, abstract, update = program(config, networks, train, mesh)
   frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh))
-  tokenize = tokens.Tokenizer(prior.tokenizer) if prior.tokenizer else tokens.none
+  tokenize = tokens.reader(prior.tokenizers)
   stream = (source, task)
   if config.data.get('cache', 0):
     stream = encoded(config.data, source, task, networks, prior, workdir.parent / 'latents')
@@ -99,8 +93,8 @@ def experiment(config, workdir: Path) -> Experiment:
     networks=networks,
     prior=prior,
     frozen=frozen,
-    initial=lambda: jax.jit(create, out_shardings=places)(train),
-    abstract=checkpoint.abstract(shapes, places),
+    initial=lambda: create(train),
+    abstract=abstract,
     step=lambda state, batch: update(state, frozen, batch, rng),
     batches=batches(config, *stream, tokenize),
     held_out=partial(held_out, config, task, tokenize),
@@ -110,47 +104,89 @@ def experiment(config, workdir: Path) -> Experiment:
   )
 
 
+def program(config, networks: Networks, train: Params, mesh) -> tuple[Callable, Any, Callable]:
+  """(create, abstract, update): the first state, its shapes with shardings, one jitted step.
+
+  Args:
+    train: the trainable parameters, or their shapes alone (cdd.plan).
+  """
+  optimizer = bind(OPTIMIZERS, config.optimizer, 'optimizer')(steps=config.steps)
+  create = lambda params: states.create(params, optimizer)
+  shapes = jax.eval_shape(create, train)
+  places = sharding.of_state(shapes, mesh)
+  follow = bind(TARGETS, config.target, 'target')
+  update = steps.make(objective(config, networks), optimizer, follow, accumulate=config.accumulate)
+  return (
+    jax.jit(create, out_shardings=places),
+    checkpoint.abstract(shapes, places),
+    jax.jit(update, donate_argnums=0, out_shardings=(places, None)),
+  )
+
+
 def adapted_networks(spec, prior: diffusers.Pretrained) -> tuple[Networks, Params]:
-  """The networks of a prior with the adapter of `config.model`, and the adapter's parameters."""
+  """The networks of a prior with the adapter of `config.model`, and the parameters it brings."""
   dtype = jnp.dtype(spec.dtype)
-  settings = dict(spec.adapter)
-  kind = choose(ADAPTERS, settings.pop('name'), 'adapter')
-  configs = prior.configs
-  apply = {}
-  for component in configs:
+  adapter = choose(ADAPTERS, spec.adapter['name'], 'adapter')
+  configs, brought, apply = dict(prior.configs), {}, {}
+  if 'unet' in configs:
+    joint, configs['unet'], brought = joined(spec.adapter, configs['unet'], prior.params, dtype)
+    module = nnx.eval_shape(joint)
+    apply['unet'], adapter = functional.bind(module)[0], module.adapter
+  for component in configs.keys() - apply.keys():
     make = partial(diffusers.make, component, configs[component], dtype=dtype)
     apply[component] = functional.abstract(make)[0]
-  adapter = {}
-  if 'unet' in configs:
-    plug = lambda: kind(configs['unet'], dtype=dtype, rngs=nnx.Rngs(1), **settings)
-    unet = partial(diffusers.make, 'unet', configs['unet'], dtype=dtype)
-    apply['unet'] = functional.abstract(lambda: Adapted(unet(), plug()))[0]
-    adapter = initial_adapter(kind, plug, prior.params)
   vae = configs['vae']
   networks = Networks(
     adapted=apply.get('unet'),
     vae=apply['vae'],
     text_encoder=apply.get('text_encoder'),
+    text_encoder_2=apply.get('text_encoder_2'),
     schedule=schedules.from_diffusers(prior.scheduler),
     prediction=prior.scheduler.get('prediction_type', 'epsilon'),
     scale=vae.scaling_factor,
     shift=vae.shift_factor or 0.0,
     factor=vae.factor,
     channels=vae.latent_channels,
-    condition_space=kind.condition_space,
-    depends_on_z=kind.depends_on_z or settings.get('sees_t', False),
+    condition_space=adapter.condition_space,
+    depends_on_z=adapter.depends_on_z,
   )
-  return networks, adapter
+  return networks, brought
+
+
+def joined(settings, unet, params: Params, dtype) -> tuple[Callable, Any, Params]:
+  """The adapted U-Net of `config.model.adapter`.
+
+  Args:
+    settings: the adapter's name, and its settings or the `path` of its weights.
+    unet, params: the config of the prior's U-Net, and the prior.
+
+  Returns:
+    A function that makes the module; the config of its U-Net, which may have become wider; and the
+    parameters that are not the prior's, 'adapter.*' and what replaces some of 'unet.*'.
+  """
+  plug, loaded = adapters.start(settings, unet)
+  kind = ADAPTERS[plug.name]
+  make = lambda: kind(plug.unet, dtype=dtype, rngs=functional.Keys(1), **plug.settings)
+  if not hasattr(kind, 'prepare'):
+    brought = trees.prefixed(loaded, 'adapter') if loaded else initial_adapter(kind, make, params)
+  elif loaded:
+    unet, brought = plug.unet, trees.prefixed(loaded, 'unet')
+  else:
+    unet, prepared = kind.prepare(unet, params)
+    brought = {path: leaf for path, leaf in prepared.items() if leaf is not params.get(path)}
+  module = lambda: Adapted(diffusers.make('unet', unet, dtype=dtype), make())
+  return module, unet, brought
 
 
 def initial_adapter(kind, plug: Callable, params: Params) -> Params:
   """An adapter's first parameters: copies of the U-Net's encoder (§4.1), the rest as it is made."""
-  tree = jax.tree.map(np.asarray, jax.jit(lambda: functional.bind(plug())[1])())
+  copied = {}
   if kind.copies_unet_below is not None:
     start = len(kind.copies_unet_below) + bool(kind.copies_unet_below)
-    twins = {path: 'unet.' + path[start:] for path in tree}
-    tree.update({path: params[twin] for path, twin in twins.items() if twin in params})
-  return trees.prefixed(tree, 'adapter')
+    twins = {path: 'unet.' + path[start:] for path in functional.abstract(plug)[1]}
+    copied = {path: params[twin] for path, twin in twins.items() if twin in params}
+  made = lambda: {k: leaf for k, leaf in functional.bind(plug())[1].items() if k not in copied}
+  return trees.prefixed(copied | jax.tree.map(np.asarray, jax.jit(made)()), 'adapter')
 
 
 def divide(config, everything: Params) -> tuple[Params, Params]:
@@ -225,7 +261,12 @@ def encoded(settings, source, task, networks: Networks, prior, folder: Path) -> 
   folder = folder / digest.hexdigest()[:16]
   encode = partial(jax.jit(networks.encode), params)
   whole = lambda images: np.round(255 * images).astype(np.uint8)
-  of_condition = dict(latent=dict(condition=encode), pixel=dict(condition=whole), none={})
+  of_condition = dict(
+    latent=dict(condition=encode),
+    unscaled_latent=dict(condition=encode),
+    pixel=dict(condition=whole),
+    none={},
+  )
   encoders = dict(image=encode, **of_condition[networks.condition_space])
   if jax.process_index() == 0 and not folder.exists():
     latents.write(folder, source, task, encoders, count=settings.cache)

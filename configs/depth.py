@@ -45,6 +45,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument, methods=methods.METHODS)
   steps = dict(full=50_000, small=800, tiny=300)
   config = common.experiment('depth', chosen, methods.METHODS, steps=steps)
+  config.evaluation.condition_row = 'condition'
   if chosen['size'] == 'full':
     full(config)
   else:

@@ -56,7 +56,7 @@ def prior(folder: Path) -> Path:
     params.update(trees.prefixed(functional.abstract(make)[1], component))
   rng = np.random.default_rng(0)
   params = {path: values(rng, path, leaf.shape) for path, leaf in params.items()}
-  whole = diffusers.Pretrained(configs, params, SCHEDULER, folder / 'tokenizer')
+  whole = diffusers.Pretrained(configs, params, SCHEDULER, dict(tokenizer=folder / 'tokenizer'))
   diffusers.save(whole, folder / 'prior')
   return folder / 'prior'
 

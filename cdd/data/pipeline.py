@@ -21,7 +21,7 @@ class Batches:
     self,
     source,
     task: Callable,
-    tokenize: Callable[[str], np.ndarray],
+    tokenize: Callable[[str], dict[str, np.ndarray]],
     *,
     batch_size: int,
     seed: int,
@@ -64,10 +64,9 @@ class Batches:
 
 
 def as_arrays(example: dict, tokenize: Callable, *, dropped: bool = False) -> dict[str, np.ndarray]:
-  """An example with its caption as tokens; a dropped caption is the empty one."""
-  tokens = tokenize('' if dropped else example['caption'])
+  """An example with its caption as tokens, named; a dropped caption is the empty one."""
   pictures = {name: example[name] for name in PICTURES if name in example}
-  return dict(pictures, tokens=tokens)
+  return pictures | tokenize('' if dropped else example['caption'])
 
 
 def held_out(source, task: Callable, tokenize: Callable, *, batch_size: int, seed: int, count: int):

@@ -1,7 +1,7 @@
-"""Owns tokens: CLIP's byte-pair encoding in the layout of a diffusers folder's `tokenizer/`."""
+"""Owns tokens: CLIP's byte-pair encoding in the layouts of a diffusers folder's `tokenizer/`."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,10 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 from cdd.errors import UserError
 
 START, END = '<|startoftext|>', '<|endoftext|>'
-WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+# The tokens that a tokenizer_config.json names, and CLIP's defaults.
+NAMED = dict(unk_token=END, bos_token=START, eos_token=END, pad_token=END)
+SUFFIXES = r"'s|'t|'re|'ve|'m|'ll|'d"
+WORDS = rf'<\|startoftext\|>|<\|endoftext\|>|{SUFFIXES}|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+'
 
 
 def _bare(model) -> tokenizers.Tokenizer:
@@ -27,31 +30,28 @@ def _bare(model) -> tokenizers.Tokenizer:
 
 
 class Tokenizer:
-  """Text -> int32 [n]: start, the text cut to fit, end, padding."""
+  """Text -> int32 [n]: start, the text cut to fit, end, padding; transformers' CLIPTokenizer."""
 
   def __init__(self, folder: Path):
-    """`folder` holds vocab.json, merges.txt and tokenizer_config.json.
+    """`folder` holds tokenizer_config.json, and tokenizer.json or vocab.json and merges.txt.
 
     Raises:
-      UserError: one of them is missing.
+      UserError: one of them is missing or broken.
     """
     folder = Path(folder)
-    for name in ('vocab.json', 'merges.txt', 'tokenizer_config.json'):
-      if not (folder / name).exists():
-        raise UserError(f'The tokenizer folder {folder} has no {name}.')
-    settings = json.loads((folder / 'tokenizer_config.json').read_text())
-    model = models.BPE.from_file(
-      str(folder / 'vocab.json'),
-      str(folder / 'merges.txt'),
-      unk_token=END,
-      end_of_word_suffix='</w>',
-    )
-    self._tokenizer = _bare(model)
+    settings = _json(folder / 'tokenizer_config.json')
+    tokens, names = _special(folder, settings)
+    try:
+      self._tokenizer = _bare(_model(folder, names['unk_token']))
+    except UserError:
+      raise
+    except Exception as error:  # The library raises no narrower class.
+      raise UserError(f'The tokenizer folder {folder} cannot be read: {error}') from error
+    self._tokenizer.add_tokens(tokens)
     self.size = self._tokenizer.get_vocab_size()
     self.length = int(settings['model_max_length'])
-    pad = settings.get('pad_token', END)
-    pad = pad['content'] if isinstance(pad, dict) else pad
-    self._start, self._end, self._pad = map(self._tokenizer.token_to_id, (START, END, pad))
+    named = (names[name] for name in ('bos_token', 'eos_token', 'pad_token'))
+    self._start, self._end, self._pad = map(self._tokenizer.token_to_id, named)
 
   def __call__(self, text: str) -> np.ndarray:
     ids = self._tokenizer.encode(text, add_special_tokens=False).ids[: self.length - 2]
@@ -59,9 +59,59 @@ class Tokenizer:
     return np.array(ids + [self._pad] * (self.length - len(ids)), np.int32)
 
 
-def none(text: str) -> np.ndarray:
-  """No tokens, for runs without a text encoder."""
-  return np.zeros((1,), np.int32)
+def reader(folders: Mapping[str, Path]) -> Callable[[str], dict[str, np.ndarray]]:
+  """text -> dict(tokens=..., tokens_2=...) of the folders 'tokenizer', 'tokenizer_2'.
+
+  Without a folder, for runs without a text encoder, the dict is empty.
+  """
+  tokenizers_ = {name.replace('tokenizer', 'tokens'): Tokenizer(folders[name]) for name in folders}
+  return lambda text: {name: tokenize(text) for name, tokenize in tokenizers_.items()}
+
+
+def _json(path: Path) -> dict:
+  if not path.exists():
+    raise UserError(f'The tokenizer folder {path.parent} has no {path.name}.')
+  try:
+    return json.loads(path.read_text('utf-8'))
+  except json.JSONDecodeError as error:
+    raise UserError(f'{path} is not JSON: {error}') from error
+
+
+def _model(folder: Path, unknown: str) -> models.BPE:
+  """The vocabulary and the merges: of tokenizer.json, or of the two files of older folders."""
+  settings = dict(unk_token=unknown, end_of_word_suffix='</w>')
+  if (folder / 'tokenizer.json').exists():
+    model = _json(folder / 'tokenizer.json')['model']
+    pairs = [merge.split(' ') if isinstance(merge, str) else merge for merge in model['merges']]
+    return models.BPE(model['vocab'], list(map(tuple, pairs)), **settings)
+  for name in ('vocab.json', 'merges.txt'):
+    if not (folder / name).exists():
+      raise UserError(f'The tokenizer folder {folder} has no {name} and no tokenizer.json.')
+  return models.BPE.from_file(str(folder / 'vocab.json'), str(folder / 'merges.txt'), **settings)
+
+
+def _special(folder: Path, settings: dict) -> tuple[list[tokenizers.AddedToken], dict[str, str]]:
+  """The tokens found whole in a text, and which of them is 'bos_token', 'pad_token', ...
+
+  They are listed in tokenizer_config.json; in older folders special_tokens_map.json goes before it
+  and tokenizer.json may list more.
+  """
+  added = list(settings.get('added_tokens_decoder', {}).values())
+  named = NAMED | {name: settings[name] for name in NAMED if settings.get(name)}
+  if 'added_tokens_decoder' not in settings:
+    if (folder / 'special_tokens_map.json').exists():
+      own = _json(folder / 'special_tokens_map.json')
+      named |= {name: own[name] for name in NAMED if own.get(name)}
+    if (folder / 'tokenizer.json').exists():
+      added += _json(folder / 'tokenizer.json').get('added_tokens', [])
+  fields = ('content', 'single_word', 'lstrip', 'rstrip', 'normalized')
+  whole = lambda token: dict(content=token) if isinstance(token, str) else token
+  tokens = {}
+  for token in map(whole, [*added, *named.values()]):
+    settings = {name: token[name] for name in fields if name in token}
+    special = token.get('special', True)
+    tokens.setdefault(token['content'], tokenizers.AddedToken(**settings, special=special))
+  return list(tokens.values()), {name: whole(token)['content'] for name, token in named.items()}
 
 
 def train(captions: Iterable[str], folder: Path, *, vocab_size: int, length: int) -> None:

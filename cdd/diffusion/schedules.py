@@ -85,9 +85,13 @@ def from_diffusers(config: Mapping[str, Any]) -> Schedule:
   Raises:
     ValueError: a beta_schedule other than linear, scaled_linear or squaredcos_cap_v2.
   """
+  zero_terminal_snr = config.get('rescale_betas_zero_snr', False)
+  if config.get('trained_betas') is not None:
+    alpha_bars = np.cumprod(1 - np.asarray(config['trained_betas'], np.float64))
+    return from_alpha_bars(alpha_bars, zero_terminal_snr=zero_terminal_snr)
   common = dict(
     num_steps=config.get('num_train_timesteps', 1000),
-    zero_terminal_snr=config.get('rescale_betas_zero_snr', False),
+    zero_terminal_snr=zero_terminal_snr,
   )
   betas = dict(beta_start=config.get('beta_start', 0.0001), beta_end=config.get('beta_end', 0.02))
   makers = dict(

@@ -1,12 +1,14 @@
-"""Owns the text encoder (transformers' CLIPTextModel)."""
+"""Owns the text encoders (transformers' CLIPTextModel, CLIPTextModelWithProjection)."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from cdd.models.blocks import attend, gelu
+from cdd.models.fields import refuse
 from cdd.registry import choose
 from cdd.types import Array
 
@@ -16,17 +18,54 @@ ACTIVATIONS = dict(
 )
 
 
+SUPPORTED = dict(hidden_act=tuple(ACTIVATIONS))
+# The end of text of old config.json files, which is not the tokenizer's.
+LEGACY_EOS = 2
+
+
 class TextConfig(NamedTuple):
-  """The fields of transformers' config.json that the text encoder uses."""
+  """The fields of transformers' config.json that the text encoder uses, with its defaults.
+
+  Attributes:
+    projection_dim: channels of the pooled state of CLIPTextModelWithProjection.
+    eos_token_id: the token whose state is the pooled one; 2 in old files, whose text ends at its
+      largest token.
+  """
 
   vocab_size: int = 49408
-  hidden_size: int = 768
-  intermediate_size: int = 3072
+  hidden_size: int = 512
+  intermediate_size: int = 2048
   num_hidden_layers: int = 12
-  num_attention_heads: int = 12
+  num_attention_heads: int = 8
   max_position_embeddings: int = 77
   hidden_act: str = 'quick_gelu'
   layer_norm_eps: float = 1e-5
+  projection_dim: int | None = 512
+  eos_token_id: int = 49407
+
+
+class TextOutput(NamedTuple):
+  """What a text encoder makes of tokens [b, n].
+
+  Attributes:
+    last: [b, n, d] the last states, after the final norm.
+    penultimate: [b, n, d] the states that enter the last layer, not normalised.
+    pooled: [b, d] of `last`, the state at the end of the text; [b, p], projected, if the model
+      projects.
+  """
+
+  last: Array
+  penultimate: Array
+  pooled: Array
+
+
+def check(fields: Mapping[str, Any]) -> None:
+  """Whether the text encoder of this config.json is one that `CLIPTextModel` computes.
+
+  Raises:
+    UserError: lists every field that asks for something else.
+  """
+  refuse(fields, SUPPORTED, 'text encoder')
 
 
 class SelfAttention(nnx.Module):
@@ -92,18 +131,37 @@ class TextTransformer(nnx.Module):
       config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs
     )
 
-  def __call__(self, tokens: Array) -> Array:
-    x = self.embeddings(tokens)
+  def __call__(self, tokens: Array) -> tuple[Array, Array]:
+    """The last states, normalised, and those that enter the last layer."""
+    x = penultimate = self.embeddings(tokens)
     for layer in self.encoder.layers:
-      x = layer(x)
-    return self.final_layer_norm(x)
+      x, penultimate = layer(x), x
+    return self.final_layer_norm(x), penultimate
 
 
 class CLIPTextModel(nnx.Module):
-  """Tokens int32 [b, n] -> hidden states [b, n, d] after the final norm."""
+  """Tokens int32 [b, n] -> TextOutput."""
 
   def __init__(self, config: TextConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
     self.text_model = TextTransformer(config, dtype=dtype, rngs=rngs)
+    self.eos = config.eos_token_id
 
-  def __call__(self, tokens: Array) -> Array:
-    return self.text_model(tokens)
+  def __call__(self, tokens: Array) -> TextOutput:
+    last, penultimate = self.text_model(tokens)
+    end = jnp.argmax(tokens if self.eos == LEGACY_EOS else tokens == self.eos, axis=-1)
+    pooled = jnp.take_along_axis(last, end[:, None, None], axis=1)[:, 0]
+    return TextOutput(last, penultimate, pooled)
+
+
+class CLIPTextModelWithProjection(CLIPTextModel):
+  """The same with its pooled state projected (SDXL's second encoder)."""
+
+  def __init__(self, config: TextConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    super().__init__(config, dtype=dtype, rngs=rngs)
+    self.text_projection = nnx.Linear(
+      config.hidden_size, config.projection_dim, use_bias=False, dtype=dtype, rngs=rngs
+    )
+
+  def __call__(self, tokens: Array) -> TextOutput:
+    out = super().__call__(tokens)
+    return out._replace(pooled=self.text_projection(out.pooled))

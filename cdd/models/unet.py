@@ -1,20 +1,80 @@
 """Owns the U-Net (diffusers' UNet2DConditionModel), cut where adapters plug in: encode, decode."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cdd.errors import UserError
 from cdd.models.blocks import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv, silu
+from cdd.models.fields import refuse
 from cdd.models.transformer import Transformer2DModel
+from cdd.registry import choose
 from cdd.types import Array, Text
+
+ATTENDS = dict(
+  DownBlock2D=False, UpBlock2D=False, CrossAttnDownBlock2D=True, CrossAttnUpBlock2D=True
+)
+# The fields of diffusers' UNet2DConditionModel that are not in UNetConfig, or not in full, and what
+# ours does. Left out: `mid_block_only_cross_attention` and `addition_embed_type_num_heads`, which
+# only matter to values that are refused here.
+SUPPORTED = dict(
+  down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
+  mid_block_type=('UNetMidBlock2DCrossAttn',),
+  up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
+  addition_embed_type=(None, 'text_time'),
+  act_fn=('silu', 'swish'),
+  attention_type=('default',),
+  center_input_sample=(False,),
+  class_embed_type=(None,),
+  class_embeddings_concat=(False,),
+  conv_in_kernel=(3,),
+  conv_out_kernel=(3,),
+  cross_attention_norm=(None,),
+  downsample_padding=(1,),
+  dropout=(0,),
+  dual_cross_attention=(False,),
+  encoder_hid_dim=(None,),
+  encoder_hid_dim_type=(None,),
+  mid_block_scale_factor=(1,),
+  num_attention_heads=(None,),
+  num_class_embeds=(None,),
+  only_cross_attention=(False,),
+  resnet_out_scale_factor=(1,),
+  resnet_skip_time_act=(False,),
+  resnet_time_scale_shift=('default',),
+  reverse_transformer_layers_per_block=(None,),
+  time_cond_proj_dim=(None,),
+  time_embedding_act_fn=(None,),
+  time_embedding_dim=(None,),
+  time_embedding_type=('positional',),
+  timestep_post_act=(None,),
+)
+# Fields with one value for all levels, or one for each.
+PER_LEVEL = (
+  'down_block_types',
+  'up_block_types',
+  'attention_head_dim',
+  'transformer_layers_per_block',
+  'only_cross_attention',
+)
+NUMBERS = ('layers_per_block', 'cross_attention_dim', 'norm_num_groups')
 
 
 class UNetConfig(NamedTuple):
-  """The fields of diffusers' config.json that the U-Net uses.
+  """The fields of diffusers' config.json that the U-Net uses, with diffusers' defaults.
 
-  `attention_head_dim` is the *number* of heads (one, or one per level), as in diffusers' own files.
+  Attributes:
+    attention_head_dim: the *number* of heads (one, or one per level), as in diffusers' own files.
+    transformer_layers_per_block: blocks of each transformer (one number, or one per level); the
+      decoder mirrors it, and the middle has as many as the last level.
+    upcast_attention: only kept; the softmax is float32 here in any case.
+    addition_embed_type: 'text_time': the pooled text and the sizes join the time (SDXL).
+    addition_time_embed_dim: channels of the sinusoids of each size.
+    projection_class_embeddings_input_dim: channels of the pooled text and of all sinusoids.
   """
 
   in_channels: int = 4
@@ -23,19 +83,53 @@ class UNetConfig(NamedTuple):
   down_block_types: tuple[str, ...] = ('CrossAttnDownBlock2D',) * 3 + ('DownBlock2D',)
   up_block_types: tuple[str, ...] = ('UpBlock2D',) + ('CrossAttnUpBlock2D',) * 3
   layers_per_block: int = 2
-  cross_attention_dim: int = 768
+  cross_attention_dim: int = 1280
   attention_head_dim: int | tuple[int, ...] = 8
-  transformer_layers_per_block: int = 1
+  transformer_layers_per_block: int | tuple[int, ...] = 1
   norm_num_groups: int = 32
   norm_eps: float = 1e-5
   use_linear_projection: bool = False
+  upcast_attention: bool | None = False
   freq_shift: int = 0
   flip_sin_to_cos: bool = True
-  sample_size: int = 64
+  addition_embed_type: str | None = None
+  addition_time_embed_dim: int | None = None
+  projection_class_embeddings_input_dim: int | None = None
+  sample_size: int | tuple[int, int] | None = None
 
   def heads(self, level: int) -> int:
-    dim = self.attention_head_dim
-    return dim if isinstance(dim, int) else dim[level]
+    return at(self.attention_head_dim, level)
+
+  def depth(self, level: int) -> int:
+    return at(self.transformer_layers_per_block, level)
+
+
+def at(value: int | tuple[int, ...], level: int) -> int:
+  return value if isinstance(value, int) else value[level]
+
+
+def check(fields: Mapping[str, Any]) -> None:
+  """Whether the U-Net of this config.json is one that `UNet2DConditionModel` computes.
+
+  Raises:
+    UserError: lists every field that asks for something else.
+  """
+  levels = len(fields.get('block_out_channels', UNetConfig().block_out_channels))
+  problems = [
+    f'{name} is {fields[name]!r} (supported: one for each of the {levels} block_out_channels)'
+    for name in PER_LEVEL
+    if isinstance(fields.get(name), list | tuple) and len(fields[name]) != levels
+  ]
+  numbers = {name: fields[name] for name in NUMBERS if name in fields}
+  if fields.get('addition_embed_type') == 'text_time':
+    needed = ('addition_time_embed_dim', 'projection_class_embeddings_input_dim')
+    numbers.update({name: fields.get(name) for name in needed})
+  problems += [
+    f'{name} is {value!r} (supported: a whole number)'
+    for name, value in numbers.items()
+    if not isinstance(value, int)
+  ]
+  refuse(fields, SUPPORTED, 'U-Net', problems)
 
 
 class Features(NamedTuple):
@@ -71,90 +165,121 @@ class TimestepEmbedding(nnx.Module):
 
 
 class Level(nnx.Module):
-  """The layers of one resolution: residual blocks, transformers if `heads`, a resampler."""
+  """The layers of one resolution: residual blocks, transformers if it attends, a resampler."""
 
-  def __init__(self, config, channels, outputs, *, heads, change, dtype, rngs):
+  def __init__(self, config, kind, channels, outputs, *, level, change, remat, dtype, rngs):
     """`channels`: the input channels of each residual block."""
-    shared = dict(groups=config.norm_num_groups, dtype=dtype, rngs=rngs)
-    embedding = 4 * config.block_out_channels[0]
-    resnet = lambda inputs: ResnetBlock2D(
-      inputs, outputs, epsilon=config.norm_eps, embedding=embedding, **shared
-    )
-    if heads:
-      self.attentions = nnx.List([attention(config, outputs, heads, shared) for _ in channels])
-    self.resnets = nnx.List([resnet(inputs) for inputs in channels])
+    shared = dict(dtype=dtype, rngs=rngs)
+    if choose(ATTENDS, kind, 'U-Net block'):
+      self.attentions = nnx.List([attention(config, outputs, level, **shared) for _ in channels])
+    self.resnets = nnx.List([resnet(config, inputs, outputs, **shared) for inputs in channels])
     if change == 'down':
-      self.downsamplers = nnx.List([Downsample2D(outputs, dtype=dtype, rngs=rngs)])
+      self.downsamplers = nnx.List([Downsample2D(outputs, **shared)])
     if change == 'up':
-      self.upsamplers = nnx.List([Upsample2D(outputs, dtype=dtype, rngs=rngs)])
+      self.upsamplers = nnx.List([Upsample2D(outputs, **shared)])
+    self.attends, self.remat = ATTENDS[kind], remat
 
   def layer(self, index: int, x: Array, emb: Array, text: Array) -> Array:
-    x = self.resnets[index](x, emb)
-    return self.attentions[index](x, text) if hasattr(self, 'attentions') else x
+    def run(x: Array, emb: Array, text: Array) -> Array:
+      x = self.resnets[index](x, emb)
+      return self.attentions[index](x, text) if self.attends else x
+
+    return jax.checkpoint(run)(x, emb, text) if self.remat else run(x, emb, text)
 
 
 class MidBlock(nnx.Module):
-  def __init__(self, config, *, dtype, rngs):
-    channels = config.block_out_channels[-1]
-    shared = dict(groups=config.norm_num_groups, dtype=dtype, rngs=rngs)
-    embedding = 4 * config.block_out_channels[0]
-    resnet = lambda: ResnetBlock2D(
-      channels, channels, epsilon=config.norm_eps, embedding=embedding, **shared
-    )
-    self.attentions = nnx.List([attention(config, channels, config.heads(-1), shared)])
-    self.resnets = nnx.List([resnet(), resnet()])
+  def __init__(self, config, *, remat, dtype, rngs):
+    channels, shared = config.block_out_channels[-1], dict(dtype=dtype, rngs=rngs)
+    self.attentions = nnx.List([attention(config, channels, -1, **shared)])
+    self.resnets = nnx.List([resnet(config, channels, channels, **shared) for _ in range(2)])
+    self.remat = remat
 
   def __call__(self, x: Array, emb: Array, text: Array) -> Array:
-    return self.resnets[1](self.attentions[0](self.resnets[0](x, emb), text), emb)
+    def run(x: Array, emb: Array, text: Array) -> Array:
+      return self.resnets[1](self.attentions[0](self.resnets[0](x, emb), text), emb)
+
+    return jax.checkpoint(run)(x, emb, text) if self.remat else run(x, emb, text)
 
 
-def attention(config: UNetConfig, channels: int, heads: int, shared: dict) -> Transformer2DModel:
+def resnet(config: UNetConfig, inputs: int, outputs: int, *, dtype, rngs) -> ResnetBlock2D:
+  return ResnetBlock2D(
+    inputs,
+    outputs,
+    groups=config.norm_num_groups,
+    epsilon=config.norm_eps,
+    embedding=4 * config.block_out_channels[0],
+    dtype=dtype,
+    rngs=rngs,
+  )
+
+
+def attention(config: UNetConfig, channels: int, level: int, *, dtype, rngs) -> Transformer2DModel:
   return Transformer2DModel(
     channels,
     config.cross_attention_dim,
-    heads=heads,
-    depth=config.transformer_layers_per_block,
+    heads=config.heads(level),
+    depth=config.depth(level),
     linear=config.use_linear_projection,
-    **shared,
+    groups=config.norm_num_groups,
+    dtype=dtype,
+    rngs=rngs,
   )
 
 
-def level_heads(kind: str, config: UNetConfig, level: int) -> int | None:
-  """The number of heads of a level, or None without attention; unknown kinds are an error."""
-  kinds = dict(
-    DownBlock2D=False, UpBlock2D=False, CrossAttnDownBlock2D=True, CrossAttnUpBlock2D=True
-  )
-  if kind not in kinds:
-    raise ValueError(f'Unknown U-Net block {kind!r}; choose from {sorted(kinds)}.')
-  return config.heads(level) if kinds[kind] else None
+def plus(x: Array, more: Array | None) -> Array:
+  return x if more is None else x + more
 
 
 class Encoder(nnx.Module):
-  """The half that μ-mixing and ControlNet duplicate: time embedding, conv_in, down blocks, mid."""
+  """The half that μ-mixing and ControlNet duplicate: time embedding, conv_in, down blocks, mid.
 
-  def __init__(self, config: UNetConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
-    widths = config.block_out_channels
-    self.conv_in = conv(config.in_channels, widths[0], 3, dtype=dtype, rngs=rngs)
-    self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0], dtype=dtype, rngs=rngs)
+  Args:
+    dtype: of the activations.
+    remat: the backward pass computes each layer anew instead of keeping its activations.
+  """
+
+  def __init__(self, config: UNetConfig, *, remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs):
+    widths, shared = config.block_out_channels, dict(dtype=dtype, rngs=rngs)
+    self.conv_in = conv(config.in_channels, widths[0], 3, **shared)
+    self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0], **shared)
+    if config.addition_embed_type:
+      pooled = config.projection_class_embeddings_input_dim
+      self.add_embedding = TimestepEmbedding(pooled, 4 * widths[0], **shared)
+    shared.update(remat=remat)
     down = []
     for level, (kind, width) in enumerate(zip(config.down_block_types, widths, strict=True)):
       inputs = [widths[max(level - 1, 0)]] + [width] * (config.layers_per_block - 1)
-      heads = level_heads(kind, config, level)
       change = 'down' if level < len(widths) - 1 else None
-      down.append(Level(config, inputs, width, heads=heads, change=change, dtype=dtype, rngs=rngs))
+      down.append(Level(config, kind, inputs, width, level=level, change=change, **shared))
     self.down_blocks = nnx.List(down)
-    self.mid_block = MidBlock(config, dtype=dtype, rngs=rngs)
+    self.mid_block = MidBlock(config, **shared)
     self.config = config
 
   def embed(self, index: Array, text: Text) -> Array:
-    """The embedding [b, e] of the time and of what else the prompt holds."""
+    """The embedding [b, e] of the time, and of the pooled text and the sizes (SDXL).
+
+    Raises:
+      UserError: the network is SDXL's and the text has no pooled state or sizes.
+    """
     config = self.config
-    width = config.block_out_channels[0]
-    waves = sinusoid(index, width, flip=config.flip_sin_to_cos, shift=config.freq_shift)
-    return self.time_embedding(waves)
+    settings = dict(flip=config.flip_sin_to_cos, shift=config.freq_shift)
+    emb = self.time_embedding(sinusoid(index, config.block_out_channels[0], **settings))
+    if not config.addition_embed_type:
+      return emb
+    if text.pooled is None or text.sizes is None:
+      raise UserError("This U-Net ('text_time') needs the text's pooled state and sizes.")
+    waves = sinusoid(text.sizes.reshape(-1), config.addition_time_embed_dim, **settings)
+    waves = waves.reshape(len(text.pooled), -1)
+    return emb + self.add_embedding(jnp.concatenate([text.pooled, waves], axis=-1))
 
   def encode(
-    self, z: Array, index: Array, text: Text, *, hint: Array | None = None, residuals=None
+    self,
+    z: Array,
+    index: Array,
+    text: Text,
+    *,
+    hint: Array | None = None,
+    residuals: Sequence[Array] = (),
   ) -> Features:
     """The encoder's features.
 
@@ -163,40 +288,46 @@ class Encoder(nnx.Module):
       index: [b] the backbone's own time index.
       text: the prompt.
       hint: added to conv_in's output (ControlNet).
-      residuals: one [b, h, w, c] per level, added to its last layer (T2I-Adapter).
+      residuals: one [b, h, w, c] per level, or fewer (T2I-Adapter). As in diffusers, a level that
+        attends adds its own before it is halved, one that does not adds it afterwards, and one that
+        is left over is added to the middle block's output if it has its shape.
     """
-    emb = self.embed(index, text)
-    x = self.conv_in(z)
-    x = x if hint is None else x + hint
+    emb, residuals = self.embed(index, text), iter(residuals or ())
+    x = plus(self.conv_in(z), hint)
     skips = [x]
-    for level, block in enumerate(self.down_blocks):
-      last = len(block.resnets) - 1
-      for layer in range(last + 1):
+    for block in self.down_blocks:
+      residual = next(residuals, None)
+      for layer in range(len(block.resnets)):
         x = block.layer(layer, x, emb, text.states)
-        x = x + residuals[level] if residuals is not None and layer == last else x
         skips.append(x)
+      if block.attends:
+        skips[-1] = x = plus(x, residual)
       for down in getattr(block, 'downsamplers', ()):
         x = down(x)
         skips.append(x)
-    return Features(tuple(skips), self.mid_block(x, emb, text.states), emb)
+      if not block.attends:
+        skips[-1] = x = plus(x, residual)
+    mid, residual = self.mid_block(x, emb, text.states), next(residuals, None)
+    fits = residual is not None and residual.shape == mid.shape
+    return Features(tuple(skips), plus(mid, residual if fits else None), emb)
 
 
 class UNet2DConditionModel(Encoder):
   """(z [b, h, w, c], index [b], text) -> the prediction [b, h, w, k], float32."""
 
-  def __init__(self, config: UNetConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
-    super().__init__(config, dtype=dtype, rngs=rngs)
-    widths = config.block_out_channels[::-1]
+  def __init__(self, config: UNetConfig, *, remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs):
+    super().__init__(config, remat=remat, dtype=dtype, rngs=rngs)
+    widths, last = config.block_out_channels[::-1], len(config.block_out_channels) - 1
+    shared = dict(remat=remat, dtype=dtype, rngs=rngs)
     skips = skip_channels(config)
     up, below = [], widths[0]
-    for level, (kind, width) in enumerate(zip(config.up_block_types, widths, strict=True)):
+    for index, (kind, width) in enumerate(zip(config.up_block_types, widths, strict=True)):
       inputs = []
       for _ in range(config.layers_per_block + 1):
         inputs.append(below + skips.pop())
         below = width
-      heads = level_heads(kind, config, len(widths) - 1 - level)
-      change = 'up' if level < len(widths) - 1 else None
-      up.append(Level(config, inputs, width, heads=heads, change=change, dtype=dtype, rngs=rngs))
+      change = 'up' if index < last else None
+      up.append(Level(config, kind, inputs, width, level=last - index, change=change, **shared))
     self.up_blocks = nnx.List(up)
     self.conv_norm_out = GroupNorm(widths[-1], config.norm_num_groups, epsilon=config.norm_eps)
     self.conv_out = conv(widths[-1], config.out_channels, 3, dtype=dtype, rngs=rngs)
@@ -207,7 +338,7 @@ class UNet2DConditionModel(Encoder):
       for layer in range(len(block.resnets)):
         x = block.layer(layer, jnp.concatenate([x, skips.pop()], axis=-1), emb, text.states)
       for up in getattr(block, 'upsamplers', ()):
-        x = up(x)
+        x = up(x, skips[-1].shape[1:3])
     return self.conv_out(silu(self.conv_norm_out(x))).astype(jnp.float32)
 
   def __call__(self, z: Array, index: Array, text: Text) -> Array:

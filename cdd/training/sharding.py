@@ -1,6 +1,6 @@
 """Owns placement: the mesh, and which axis of a parameter is cut over it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -59,6 +59,17 @@ def of_params(params, mesh: Mesh, rules=RULES) -> dict[str, NamedSharding]:
     else replicated(mesh)
     for path, leaf in params.items()
   }
+
+
+def placer(mesh: Mesh, rules=RULES) -> Callable[[str, np.ndarray], jax.Array]:
+  """(path, array) -> the array on the devices, as `of_params` would lay it: one leaf at a time."""
+
+  def place(path: str, array: np.ndarray) -> jax.Array:
+    sharding = of_params({path: array}, mesh, rules)[path]
+    placed = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    return placed.block_until_ready()  # Only then is the host's copy given back.
+
+  return place
 
 
 def of_state(state, mesh: Mesh, rules=RULES):

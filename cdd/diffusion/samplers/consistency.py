@@ -16,6 +16,6 @@ def consistency_renoise(denoise, z, rng, *, schedule, times):
   """ẑ_s of the predicted signal and fresh noise (Song et al., 2023, Algorithm 1)."""
 
   def update(pair: Pair, at_t: Level, at_s: Level, key: jax.Array) -> jax.Array:
-    return compose(Pair(pair.x, jax.random.normal(key, pair.x.shape, pair.x.dtype)), at_s)
+    return compose(Pair(pair.x, loop.noise(key, pair.x)), at_s)
 
   return loop.run(update, denoise, z, rng, schedule=schedule, times=times)

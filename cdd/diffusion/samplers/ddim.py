@@ -16,8 +16,7 @@ def ddim(denoise, z, rng, *, schedule, times, eta: float = 0.0):
     ratio = (1 - (at_t.alpha / at_s.alpha) ** 2) * (at_s.sigma / at_t.sigma) ** 2
     std = eta * jnp.sqrt(ratio)  # Their Eq. 16.
     kept = jnp.sqrt(jnp.maximum(at_s.sigma**2 - std**2, 0))
-    noise = jax.random.normal(key, pair.x.shape, pair.x.dtype)
-    return compose(pair, Level(at_s.alpha, kept)) + std * noise
+    return compose(pair, Level(at_s.alpha, kept)) + std * loop.noise(key, pair.x)
 
   return loop.run(update, denoise, z, rng, schedule=schedule, times=times)
 

@@ -26,6 +26,7 @@ def run(
   Args:
     denoise: (z [b, h, w, c], t int32 [b, 1, 1, 1]) -> v.
     z: noise at times[0].
+    rng: a key, or one per image, [b]; then what an image draws does not depend on its batch.
 
   Raises:
     ValueError: the times do not fall strictly to 0.
@@ -43,7 +44,15 @@ def run(
     return update(evaluate(z, t), schedule(at(t)), schedule(at(s)), key), None
 
   grid = jnp.array(times, jnp.int32)
-  keys = jax.random.split(rng, len(times))
+  split = lambda key: jax.random.split(key, len(times))
+  keys = jax.vmap(split, out_axes=1)(rng) if rng.ndim else split(rng)
   if len(times) > 2:
     z, _ = jax.lax.scan(body, z, (grid[:-2], grid[1:-1], keys[:-2]))
   return evaluate(z, grid[-2]).x
+
+
+def noise(key: jax.Array, like: jax.Array) -> jax.Array:
+  """N(0, I) of the shape [b, h, w, c] of `like`, from a key, or from one per image, [b]."""
+  if key.ndim == 0:
+    return jax.random.normal(key, like.shape, like.dtype)
+  return jax.vmap(lambda own: jax.random.normal(own, like.shape[1:], like.dtype))(key)

@@ -5,14 +5,15 @@ from flax import nnx
 
 from cdd.models.blocks import conv, silu
 from cdd.models.unet import Encoder, Features, UNetConfig, skip_channels
+from cdd.registry import choose
 from cdd.types import Array, Condition
 
 
 class HintNetwork(nnx.Module):
   """Condition pixels [b, H, W, 3] -> [b, H/2^n, W/2^n, c], n + 1 being the number of widths."""
 
-  def __init__(self, outputs: int, widths: tuple[int, ...], *, dtype, rngs):
-    self.conv_in = conv(3, widths[0], 3, dtype=dtype, rngs=rngs)
+  def __init__(self, inputs: int, outputs: int, widths: tuple[int, ...], *, dtype, rngs):
+    self.conv_in = conv(inputs, widths[0], 3, dtype=dtype, rngs=rngs)
     blocks = []
     for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
       blocks.append(conv(narrow, narrow, 3, dtype=dtype, rngs=rngs))
@@ -39,19 +40,30 @@ class ControlNet(Encoder):
     config: UNetConfig,
     *,
     hint_widths: tuple[int, ...] = (16, 32, 96, 256),
+    channel_order: str = 'rgb',
+    conditioning_channels: int = 3,
     dtype=jnp.float32,
     rngs: nnx.Rngs,
   ):
-    """`hint_widths`: one more than the halvings from pixels to latents (diffusers' default: 8x)."""
+    """A ControlNet with the encoder of `config`, which need not be the U-Net's own.
+
+    Args:
+      hint_widths: one more than the halvings from pixels to latents (diffusers' default: 8x).
+      channel_order: 'rgb' | 'bgr', the order that the hint network was trained with.
+      conditioning_channels: the channels of the condition's image.
+    """
+    self.flip = choose(dict(rgb=False, bgr=True), channel_order, 'channel order')
     super().__init__(config, dtype=dtype, rngs=rngs)
     first, last = config.block_out_channels[0], config.block_out_channels[-1]
-    self.controlnet_cond_embedding = HintNetwork(first, tuple(hint_widths), dtype=dtype, rngs=rngs)
+    self.controlnet_cond_embedding = HintNetwork(
+      conditioning_channels, first, tuple(hint_widths), dtype=dtype, rngs=rngs
+    )
     zero = lambda width: conv(width, width, 1, zero=True, dtype=dtype, rngs=rngs)
     self.controlnet_down_blocks = nnx.List([zero(width) for width in skip_channels(config)])
     self.controlnet_mid_block = zero(last)
 
   def hints(self, c: Condition, z: Array, index: Array) -> Features:
-    hint = self.controlnet_cond_embedding(c.image)
+    hint = self.controlnet_cond_embedding(c.image[..., ::-1] if self.flip else c.image)
     features = self.encode(z, index, c.text, hint=hint)
     skips = [f(x) for f, x in zip(self.controlnet_down_blocks, features.skips, strict=True)]
     return features._replace(skips=tuple(skips), mid=self.controlnet_mid_block(features.mid))

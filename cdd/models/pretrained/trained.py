@@ -1,27 +1,19 @@
 """Owns the file of a run's trained parameters: float16 safetensors under torch's names."""
 
-import os
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from cdd.errors import UserError
-from cdd.models.pretrained import names
+from cdd.models.pretrained import names, tensors
+from cdd.models.pretrained.whole import whole
 from cdd.types import Params
 
 
 def save(params: Params, path: Path) -> None:
   """Writes parameters as float16, whole or not at all."""
-  tensors = {
-    names.torch_key(name): np.ascontiguousarray(names.to_torch(name, leaf), np.float16)
-    for name, leaf in params.items()
-  }
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + '.tmp')
-  save_file(tensors, temporary)
-  os.replace(temporary, path)
+  with whole(path) as new:
+    tensors.write(new, names.to_tensors(params), np.float16)
 
 
 def load(path: Path, shapes: Params) -> Params:
@@ -32,8 +24,4 @@ def load(path: Path, shapes: Params) -> Params:
   """
   if not Path(path).exists():
     raise UserError(f'There are no trained weights at {path}.')
-  try:
-    tensors = load_file(path)
-  except (SafetensorError, OSError) as error:
-    raise UserError(f'{path} cannot be read: {error}') from error
-  return names.convert(tensors, shapes, str(path))
+  return names.convert(tensors.read(path), shapes, str(path))
