@@ -47,9 +47,8 @@ def _of_text(name: str, module: type) -> Component:
   written = lambda config: dict(
     model_type='clip_text_model',
     architectures=(name,),
-    bos_token_id=config.vocab_size - 2,
-    eos_token_id=config.vocab_size - 1,
-    pad_token_id=config.vocab_size - 1,
+    bos_token_id=config.eos_token_id - 1,
+    pad_token_id=config.eos_token_id,
   )
   # transformers 5 writes CLIPTextModel without the prefix that the hub's files have.
   older = ((r'^(embeddings|encoder|final_layer_norm)\.', r'text_model.\1.'),)
@@ -59,7 +58,7 @@ def _of_text(name: str, module: type) -> Component:
     name,
     module,
     text.TextConfig,
-    getattr(text, 'check', accept),
+    text.check,
     older,
     written,
   )
@@ -72,7 +71,7 @@ COMPONENTS = dict(
     'UNet2DConditionModel',
     unet.UNet2DConditionModel,
     unet.UNetConfig,
-    getattr(unet, 'check', accept),
+    unet.check,
     (),
     lambda config: dict(mid_block_type='UNetMidBlock2DCrossAttn', act_fn='silu'),
   ),
@@ -94,9 +93,7 @@ COMPONENTS = dict(
     ),
   ),
   text_encoder=_of_text('CLIPTextModel', text.CLIPTextModel),
-  text_encoder_2=_of_text(
-    'CLIPTextModelWithProjection', getattr(text, 'CLIPTextModelWithProjection', text.CLIPTextModel)
-  ),
+  text_encoder_2=_of_text('CLIPTextModelWithProjection', text.CLIPTextModelWithProjection),
 )
 TOKENIZERS = ('tokenizer', 'tokenizer_2')
 # The pipeline of a U-Net by what it reads beside z.
@@ -227,7 +224,7 @@ def _config(folder: Path, component: str, fields: Mapping[str, Any]):
 def _params(folder: Path, component: str, config, *, place, dtype, variant) -> Params:
   """The parameters of a component."""
   entry = COMPONENTS[component]
-  shapes = jax.eval_shape(lambda: bind(make(component, config))[1])
+  shapes = functional.abstract(lambda: make(component, config))[1]
   stored = weights.read(folder, entry.stem, variant)
   stored = {key: leaf for key, leaf in stored.items() if not key.endswith('position_ids')}
   stored = names.rename(stored, entry.older, str(folder))
