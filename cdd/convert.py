@@ -46,7 +46,9 @@ def convert(
   options = dict(dtype=dtype, max_shard_size=max_shard_size)
   folder = hub.folder(source, variant=variant)
   if adapter:
-    fields = weights.read_json(hub.folder(prior or '') / 'unet' / 'config.json')
+    if not prior:
+      raise UserError(f'--adapter={adapter} needs --prior, the model that it belongs to.')
+    fields = weights.read_json(hub.folder(prior) / 'unet' / 'config.json')
     settings = dict(name=adapter, path=str(folder))
     spec, params = adapters.start(settings, diffusers.parse('unet', fields))
     return of_adapter(spec, params, target, dtype=dtype)
@@ -126,7 +128,7 @@ def define_flags() -> None:
     "A diffusers folder, a hub's owner/name, a run's workdir or its export/, or an adapter.",
   )
   text('target', None, 'The folder to write; it must not exist yet.')
-  own = "The weights' dtype; the source's own if not given (a run: float32)."
+  own = "The weights' dtype; the source's own if not given (of a run or a single file: float32)."
   choice('dtype', None, list(DTYPES), own)
   text('variant', None, 'Reads MODEL.VARIANT.safetensors: --variant=fp16.')
   text('max_shard_size', '10GB', 'Larger weights are cut into files of this size.')

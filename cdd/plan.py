@@ -24,6 +24,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import app, flags  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
+from jax.extend.core import jaxprs_in_params  # noqa: E402
 
 from cdd import build, priors, trees  # noqa: E402
 from cdd.errors import UserError  # noqa: E402
@@ -210,7 +211,7 @@ def flops(jaxpr) -> float:
       total += max(flops(branch.jaxpr) for branch in params['branches'])
     else:
       times = params['length'] if name == 'scan' else 1
-      total += times * sum(map(flops, jax.core.jaxprs_in_params(params)))
+      total += times * sum(map(flops, jaxprs_in_params(params)))
   return total
 
 

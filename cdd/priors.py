@@ -49,6 +49,7 @@ def load(
     if component == 'text_encoder':
       tokenizer = tokens.Tokenizer(prior.tokenizers['tokenizer'])
       fields.update(vocab_size=tokenizer.size, max_position_embeddings=tokenizer.length)
+      fields.update(eos_token_id=int(tokenizer('')[1]))
     prior = _with(prior, component, diffusers.parse(component, fields))
   return prior._replace(scheduler=dict(new.get('scheduler', prior.scheduler)))
 

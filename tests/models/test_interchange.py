@@ -446,13 +446,14 @@ if sys.argv[2] == 'write':
 else:
   before = status('VmRSS')
   params = diffusers.load(folder / sys.argv[2], dtype=None, place=sharding.placer(mesh)).params
+  peak = status('VmHWM') - before
   total = sum(path.stat().st_size for path in (folder / sys.argv[2]).rglob('*.safetensors'))
   places = sharding.of_params(params, mesh)
   cut = [len({str(s.index) for s in leaf.addressable_shards}) for leaf in params.values()]
   leaf = np.asarray(params['unet.up_blocks.1.resnets.0.conv1.kernel'])
   ours = np.resize(np.linspace(-1, 1, 997, dtype=np.float32), leaf.shape).astype(leaf.dtype)
   print(json.dumps(dict(
-    ratio=(status('VmHWM') - before) / total, megabytes=total / 1e6,
+    ratio=peak / total, megabytes=total / 1e6,
     cut=cut.count(mesh.devices.size),
     placed=all(leaf.sharding == places[path] for path, leaf in params.items()),
     equal=bool((leaf == ours).all()), dtype=str(leaf.dtype),

@@ -5,14 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from flax import nnx
 
 from cdd import trees
 from cdd.errors import UserError
 from cdd.models import functional, text, unet, vae
-from cdd.models.functional import bind
 from cdd.models.pretrained import names, scheduler, weights
 from cdd.models.pretrained.whole import whole
 from cdd.types import Params

@@ -117,7 +117,8 @@ def write(path: Path, tensors: Mapping[str, Any], dtype=None) -> None:
   """
   codes = {kind: name for name, kind in DTYPES.items()}
   kinds = {key: np.dtype(dtype or tensor.dtype) for key, tensor in tensors.items()}
-  order = sorted(kinds, key=lambda key: -kinds[key].itemsize)  # So that every tensor is aligned.
+  # As the format's own writer sorts: every tensor is aligned.
+  order = sorted(kinds, key=lambda key: (-kinds[key].itemsize, key))
   header, end = {'__metadata__': {'format': 'pt'}}, 0
   for key in order:
     begin, end = end, end + math.prod(tensors[key].shape) * kinds[key].itemsize
