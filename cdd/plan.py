@@ -184,8 +184,8 @@ def compile_or_explain(lowered):
       raise
     raise UserError(
       f'The step needs {found[1]} of HBM on each chip, which has {found[2]}. A larger accumulate '
-      '(smaller micro-batches), a smaller data.batch_size, a larger mesh.fsdp (parameters and '
-      'moments cut over more chips) or model.remat ask for less.'
+      '(smaller micro-batches), a smaller data.batch_size or a larger mesh.fsdp (parameters and '
+      'moments cut over more chips) asks for less.'
     ) from error
 
 

@@ -198,7 +198,8 @@ def _index(folder: Path) -> dict[str, Any]:
       f'{folder} is no text-to-image pipeline: it holds none of {list(COMPONENTS)}, but {what}.'
     )
   for component in COMPONENTS:
-    _check_class(path, component, [name for name in index.get(component, [])[1:] if name])
+    listed = index.get(component)
+    _check_class(path, component, [n for n in listed[1:] if n] if isinstance(listed, list) else [])
   return index
 
 
