@@ -1,6 +1,7 @@
 """Owns the KL autoencoder (diffusers' AutoencoderKL)."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -14,7 +15,20 @@ from cdd.models.blocks import (
   conv,
   silu,
 )
+from cdd.models.fields import refuse
 from cdd.types import Array
+
+# Fields of config.json that change what is computed -> what is computed here.
+SUPPORTED = dict(
+  act_fn=('silu',),
+  down_block_types=('DownEncoderBlock2D',),
+  up_block_types=('UpDecoderBlock2D',),
+  mid_block_add_attention=(True,),
+  use_quant_conv=(True,),
+  use_post_quant_conv=(True,),
+  latents_mean=(None,),
+  latents_std=(None,),
+)
 
 
 class VAEConfig(NamedTuple):
@@ -34,6 +48,15 @@ class VAEConfig(NamedTuple):
   def factor(self) -> int:
     """Pixels per latent along one side."""
     return 2 ** (len(self.block_out_channels) - 1)
+
+
+def check(fields: Mapping[str, Any]) -> None:
+  """Whether the autoencoder of this config.json is one that `AutoencoderKL` computes.
+
+  Raises:
+    UserError: lists every field that asks for something else.
+  """
+  refuse(fields, SUPPORTED, 'autoencoder')
 
 
 class Attention(nnx.Module):

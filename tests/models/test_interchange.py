@@ -323,6 +323,23 @@ def test_the_weights_of_another_text_encoder_are_all_listed(tmp_path):
   assert all(f'{key.removeprefix("text_model.")} has shape' in str(error.value) for key in narrow)
 
 
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('act_fn', 'gelu'),
+    ('down_block_types', ['DownEncoderBlock2D', 'AttnDownEncoderBlock2D']),
+    ('mid_block_add_attention', False),
+    ('use_quant_conv', False),
+    ('latents_mean', [0.1, 0.2, 0.3, 0.4]),
+  ],
+)
+def test_an_autoencoder_that_computes_something_else_is_refused_by_its_field(field, value, folder):
+  path = folder / 'vae' / 'config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+  with pytest.raises(UserError, match=f'vae/config.json: .*autoencoder.*{field} is'):
+    diffusers.load(folder)
+
+
 # What is written.
 
 

@@ -38,9 +38,6 @@ class Component(NamedTuple):
   written: Callable[[Any], dict[str, Any]]
 
 
-accept = lambda fields: None  # TEMPORARY
-
-
 def _of_text(name: str, module: type) -> Component:
   written = lambda config: dict(
     model_type='clip_text_model',
@@ -79,7 +76,7 @@ COMPONENTS = dict(
     'AutoencoderKL',
     vae.AutoencoderKL,
     vae.VAEConfig,
-    getattr(vae, 'check', accept),
+    vae.check,
     tuple(
       (rf'(mid_block\.attentions\.0)\.{old}\.', rf'\1.{new}.')
       for old, new in dict(query='to_q', key='to_k', value='to_v', proj_attn='to_out.0').items()
