@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -200,26 +201,35 @@ def test_joined_parts_come_back_under_their_names():
   assert all(np.array_equal(back[name], parts[name]) for name in parts)
 
 
+@pytest.mark.parametrize('scale', [1, 4])
 @pytest.mark.parametrize('grid', [(16, 24), (7, 40), (16, 16), (5, 5)])
-def test_tiles_cover_the_grid_and_their_weights_add_up_to_one(grid):
+def test_tiles_cover_the_grid_and_their_weights_add_up_to_one(grid, scale):
   tiling = tiles.tiling(grid, tile=16, overlap=6)
-  total, rows = np.zeros(grid), tiling.weights.shape[1:]
-  for (i, j), weights in zip(tiling.starts, tiling.weights, strict=True):
-    assert i + rows[0] <= grid[0] and j + rows[1] <= grid[1]
-    total[i : i + rows[0], j : j + rows[1]] += weights
+  total = np.zeros([scale * side for side in grid])
+  height, width = (scale * side for side in tiling.sides)
+  for (i, j), rows, columns in zip(scale * tiling.starts, *tiling.weights(scale), strict=True):
+    assert i + height <= total.shape[0] and j + width <= total.shape[1]
+    total[i : i + height, j : j + width] += np.outer(rows, columns)
   np.testing.assert_allclose(total, 1, atol=1e-6)
-  columns = sorted(set(tiling.starts[:, 1]))
-  assert all(b - a <= 16 - 6 for a, b in zip(columns[:-1], columns[1:], strict=True))
+  gaps = [b - a for starts in (tiling.rows, tiling.columns) for a, b in pairwise(starts)]
+  assert all(gap <= 16 - 6 for gap in gaps)
 
 
-def test_a_function_of_places_is_the_same_in_tiles():
+@pytest.mark.parametrize('scale', [1, 3])
+def test_a_function_of_places_is_the_same_in_tiles(scale):
   z = jnp.asarray(RNG.normal(size=(2, 12, 20, 3)), jnp.float32)
   image = jnp.asarray(RNG.normal(size=(2, 24, 40, 1)), jnp.float32)
   tiling = tiles.tiling((12, 20), tile=8, overlap=3)
   cut = jax.lax.map(lambda start: tiles.crop(image, start, tiling), jnp.asarray(tiling.starts))
-  function = lambda z, image: jnp.sin(z) + image[:, ::2, ::2]
+  large = lambda x: x.repeat(scale, axis=1).repeat(scale, axis=2)
+  function = lambda z, image: large(jnp.sin(z[..., :2]) + image[:, ::2, ::2])
   out = tiles.blended(function, z, cut, tiling)
   np.testing.assert_allclose(out, function(z, image), atol=1e-5)
+
+
+def test_an_overlap_of_a_whole_tile_is_refused():
+  with pytest.raises(UserError, match='Tiles of 8 cannot overlap by 8; choose 0..7'):
+    tiles.tiling((12, 20), tile=8, overlap=8)
 
 
 def test_one_tile_is_no_tile(depth):
@@ -244,9 +254,11 @@ def test_tiles_leave_no_seam(monkeypatch):
     conditions.append(sample.as_condition(photo.resize((24, 16), Image.BOX), model.task))
   make = tiles.tiling
 
-  def abrupt(grid, *, tile, overlap):
-    tiling = make(grid, tile=tile, overlap=0)
-    return tiling._replace(weights=np.ones_like(tiling.weights))
+  class Abrupt(tiles.Tiling):
+    def weights(self, scale):
+      return tuple(np.ones((len(self.starts), scale * side), np.float32) for side in self.sides)
+
+  abrupt = lambda grid, *, tile, overlap: Abrupt(*make(grid, tile=tile, overlap=0))
 
   def seam(tile, tiling):
     """Jumps across where abrupt tiles meet, over those across the other latents' edges."""

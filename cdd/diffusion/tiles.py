@@ -6,7 +6,7 @@ tile's edge (Mixture of Diffusers: Jiménez, 2023).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,21 +17,47 @@ from cdd.errors import UserError
 
 
 class Tiling(NamedTuple):
-  """Where the tiles of a grid [h, w] lie.
+  """Where the tiles of a grid lie: at every pair of a row and a column.
 
   Attributes:
-    starts: int32 [n, 2], the first row and column of each tile.
-    weights: float32 [n, tile height, tile width]; at every place of the grid they add up to 1.
-    grid: (h, w).
+    rows, columns: the first row, or column, of the tiles, rising.
+    sides: (height, width) of a tile.
+    grid: (height, width) of the whole.
   """
 
-  starts: np.ndarray
-  weights: np.ndarray
+  rows: tuple[int, ...]
+  columns: tuple[int, ...]
+  sides: tuple[int, int]
   grid: tuple[int, int]
+
+  @property
+  def starts(self) -> np.ndarray:
+    """int32 [n, 2]: the row and the column at which each tile starts."""
+    return np.array([(row, column) for row in self.rows for column in self.columns], np.int32)
+
+  def weights(self, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each tile's weights by row [n, scale · height] and by column, float32.
+
+    Their product falls like a raised cosine towards the tile's edge. A place of the grid has
+    `scale` pixels a side; at each pixel the weights of all tiles add up to 1.
+    """
+    parts = zip((self.rows, self.columns), self.sides, self.grid, strict=True)
+    rows, columns = (_shares(starts, side, length, scale) for starts, side, length in parts)
+    return np.repeat(rows, len(columns), axis=0), np.tile(columns, (len(rows), 1))
+
+
+def _shares(starts: Sequence[int], side: int, length: int, scale: int) -> np.ndarray:
+  """Along one axis, [starts, scale · side]."""
+  bump = np.sin(np.pi * (np.arange(scale * side) + 0.5) / (scale * side)) ** 2
+  places = [slice(scale * start, scale * (start + side)) for start in starts]
+  total = np.zeros(scale * length)
+  for place in places:
+    total[place] += bump
+  return np.stack([bump / total[place] for place in places]).astype(np.float32)
 
 
 def tiling(grid: tuple[int, int], *, tile: int, overlap: int) -> Tiling:
-  """The fewest tiles that cover a grid, evenly spread, with raised-cosine weights.
+  """The fewest tiles that cover a grid, evenly spread.
 
   Args:
     grid: rows and columns.
@@ -43,27 +69,20 @@ def tiling(grid: tuple[int, int], *, tile: int, overlap: int) -> Tiling:
   """
   if not 0 <= overlap < tile:
     raise UserError(f'Tiles of {tile} cannot overlap by {overlap}; choose 0..{tile - 1}.')
-  sides = [min(tile, length) for length in grid]
+  sides = tuple(min(tile, length) for length in grid)
   rows, columns = (_starts(*pair, overlap) for pair in zip(grid, sides, strict=True))
-  starts = np.array([(row, column) for row in rows for column in columns], np.int32)
-  bump = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in sides))
-  total = np.zeros(grid)
-  places = [np.s_[i : i + sides[0], j : j + sides[1]] for i, j in starts]
-  for place in places:
-    total[place] += bump
-  weights = np.stack([bump / total[place] for place in places])
-  return Tiling(starts, weights.astype(np.float32), tuple(grid))
+  return Tiling(rows, columns, sides, tuple(grid))
 
 
-def _starts(length: int, side: int, overlap: int) -> np.ndarray:
+def _starts(length: int, side: int, overlap: int) -> tuple[int, ...]:
   count = math.ceil((length - side) / max(side - overlap, 1)) + 1
-  return np.linspace(0, length - side, count).round().astype(int)
+  return tuple(np.linspace(0, length - side, count).round().astype(int).tolist())
 
 
 def crop(array: jax.Array, start: jax.Array, tiling: Tiling) -> jax.Array:
   """A tile of an array [b, k h, k w, c], which has k pixels to a place of the grid."""
   k = array.shape[1] // tiling.grid[0]
-  height, width = (k * side for side in tiling.weights.shape[1:])
+  height, width = (k * side for side in tiling.sides)
   b, _, _, c = array.shape
   return jax.lax.dynamic_slice(array, (0, k * start[0], k * start[1], 0), (b, height, width, c))
 
@@ -71,20 +90,25 @@ def crop(array: jax.Array, start: jax.Array, tiling: Tiling) -> jax.Array:
 def blended(
   function: Callable[[jax.Array, Any], jax.Array], z: jax.Array, each: Any, tiling: Tiling
 ) -> jax.Array:
-  """The weighted mean of `function(tile of z, leaf of each)` over the tiles, one after another.
+  """The weighted mean [b, k h, k w, d] of `function(tile of z, leaf of each)`, tile by tile.
 
   Args:
-    function: [b, th, tw, c] -> [b, th, tw, c].
+    function: [b, th, tw, c] -> [b, k th, k tw, d].
     z: [b, h, w, c].
     each: a tree of arrays [n, ...], one entry per tile, or None.
   """
+  starts = jnp.asarray(tiling.starts)
+  part = lambda start, own: function(crop(z, start, tiling), own)
+  one = jax.eval_shape(part, starts[0], jax.tree.map(lambda leaf: leaf[0], each))
+  scale = one.shape[1] // tiling.sides[0]
 
   def add(total: jax.Array, item) -> tuple[jax.Array, None]:
-    start, weights, own = item
-    part = weights[None, :, :, None] * function(crop(z, start, tiling), own)
-    place = (0, start[0], start[1], 0)
-    there = jax.lax.dynamic_slice(total, place, part.shape)
-    return jax.lax.dynamic_update_slice(total, there + part, place), None
+    start, rows, columns, own = item
+    new = rows[None, :, None, None] * columns[None, None, :, None] * part(start, own)
+    place = (0, scale * start[0], scale * start[1], 0)
+    there = jax.lax.dynamic_slice(total, place, new.shape)
+    return jax.lax.dynamic_update_slice(total, there + new, place), None
 
-  items = (jnp.asarray(tiling.starts), jnp.asarray(tiling.weights), each)
-  return jax.lax.scan(add, jnp.zeros_like(z), items)[0]
+  height, width = (scale * length for length in tiling.grid)
+  total = jnp.zeros((z.shape[0], height, width, one.shape[-1]), one.dtype)
+  return jax.lax.scan(add, total, (starts, *map(jnp.asarray, tiling.weights(scale)), each))[0]

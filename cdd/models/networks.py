@@ -112,12 +112,13 @@ class Networks(NamedTuple):
       tile: the side of overlapping tiles of latents, for images too large to decode at once.
     """
     decode = partial(self.vae, trees.select(params, 'vae'), 'decode')
-    if tile is not None:
-      from cdd.models import vae  # SHIM
-
-      if hasattr(vae, 'tiled'):
-        decode = partial(vae.tiled, decode, tile=tile, overlap=tile // 4)
-    return decode(latents / self.scale + self.shift) / 2 + 0.5
+    unscaled = latents / self.scale + self.shift
+    if tile is None:
+      images = decode(unscaled)
+    else:
+      tiling = tiles.tiling(latents.shape[1:3], tile=tile, overlap=tile // 4)
+      images = tiles.blended(lambda z, _: decode(z), unscaled, None, tiling)
+    return images / 2 + 0.5
 
   def condition(self, params: Params, raw: dict[str, Array]) -> Condition:
     """The condition image in the adapter's space, and the text."""
