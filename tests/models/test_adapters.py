@@ -1,8 +1,5 @@
 """Adapters beside PyTorch's: weights written by the reference and read by us, and back."""
 
-import functools
-import inspect
-import json
 import math
 import re
 import types
@@ -13,9 +10,37 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers.loaders import single_file_utils
 from flax import nnx
-from safetensors.numpy import save_file
+from torch_peers import (
+  CONFIG,
+  INDEX,
+  LATENTS,
+  PIXELS,
+  RNG,
+  T2I,
+  TEXT,
+  XL,
+  XL_FIELDS,
+  XL_TEXT,
+  XL_UP,
+  Z,
+  abstract_unet,
+  adapted,
+  again,
+  close,
+  nchw,
+  nhwc,
+  predict,
+  same_state,
+  shaken,
+  torch_controlnet,
+  torch_predict,
+  torch_t2i,
+  torch_unet,
+  tree_of,
+  with_controlnet,
+  with_t2i,
+)
 
 from cdd import build, trees
 from cdd.errors import UserError
@@ -23,28 +48,10 @@ from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS, t2i_adapter
 from cdd.models.networks import Networks
-from cdd.models.pretrained import adapters, names, original
-from cdd.models.unet import UNet2DConditionModel, UNetConfig
-from cdd.types import Condition, Text
+from cdd.models.pretrained import adapters, names
+from cdd.models.unet import UNetConfig
+from cdd.types import Condition
 
-torch.set_num_threads(1)
-RNG = np.random.default_rng(0)
-FIELDS = dict(
-  block_out_channels=(8, 8, 16, 16),
-  down_block_types=('CrossAttnDownBlock2D',) * 3 + ('DownBlock2D',),
-  layers_per_block=1,
-  cross_attention_dim=12,
-  attention_head_dim=2,
-  norm_num_groups=4,
-)
-UP = ('UpBlock2D',) + ('CrossAttnUpBlock2D',) * 3
-CONFIG = UNetConfig(**FIELDS, up_block_types=UP)
-HINTS = dict(conditioning_embedding_out_channels=(4, 8, 8))
-Z = RNG.normal(size=(2, 8, 8, 4)).astype(np.float32)
-INDEX = np.array([10, 700])
-TEXT = Text(RNG.normal(size=(2, 5, 12)).astype(np.float32))
-PIXELS = RNG.uniform(size=(2, 32, 32, 3)).astype(np.float32)  # Four pixels to a latent.
-LATENTS = RNG.normal(size=(2, 8, 8, 4)).astype(np.float32)
 SD15 = UNetConfig(cross_attention_dim=768)
 SDXL = UNetConfig(
   block_out_channels=(320, 640, 1280),
@@ -52,145 +59,6 @@ SDXL = UNetConfig(
   up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'),
   cross_attention_dim=2048,
 )
-XL_FIELDS = dict(
-  block_out_channels=(8, 16, 16),
-  down_block_types=('DownBlock2D',) + ('CrossAttnDownBlock2D',) * 2,
-  layers_per_block=1,
-  cross_attention_dim=12,
-  attention_head_dim=(1, 2, 4),
-  transformer_layers_per_block=(1, 1, 2),
-  use_linear_projection=True,
-  norm_num_groups=4,
-  addition_embed_type='text_time',
-  addition_time_embed_dim=6,
-  projection_class_embeddings_input_dim=46,  # 10 pooled and six sizes of six each.
-)
-XL_UP = ('CrossAttnUpBlock2D',) * 2 + ('UpBlock2D',)
-XL = UNetConfig(**XL_FIELDS, up_block_types=XL_UP)
-SIZES = np.array([[32, 48, 0, 3, 32, 32]] * 2, np.float32)
-XL_TEXT = TEXT._replace(pooled=RNG.normal(size=(2, 10)).astype(np.float32), sizes=SIZES)
-T2I = dict(
-  full_adapter=dict(channels=[8, 8, 16, 16], num_res_blocks=2, downscale_factor=4),
-  light_adapter=dict(channels=[8, 8, 16], num_res_blocks=3, downscale_factor=4),
-)
-T2I_XL = dict(channels=[8, 16, 16, 16], num_res_blocks=2, downscale_factor=8)
-
-
-def shaken(module, seed=0):
-  """The module with every parameter moved, the zero convolutions too."""
-  generator = torch.Generator().manual_seed(seed)
-  with torch.no_grad():
-    for parameter in module.parameters():
-      parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-  return module.eval()
-
-
-def torch_unet(**fields):
-  torch.manual_seed(0)
-  return reference.UNet2DConditionModel(**dict(FIELDS, up_block_types=UP) | fields).eval()
-
-
-def torch_controlnet(**fields):
-  torch.manual_seed(1)
-  return shaken(reference.ControlNetModel(**dict(FIELDS, **HINTS) | fields))
-
-
-def torch_t2i(kind, **fields):
-  torch.manual_seed(2)
-  return reference.T2IAdapter(adapter_type=kind, **T2I.get(kind, T2I_XL) | fields).eval()
-
-
-def nchw(x):
-  return torch.tensor(np.asarray(x).transpose(0, 3, 1, 2))
-
-
-def nhwc(x):
-  return x.permute(0, 2, 3, 1).numpy()
-
-
-def close(ours, theirs, tolerance=1e-4):
-  ours, theirs = np.asarray(ours), nhwc(theirs.detach())
-  error = np.abs(ours - theirs).max() / np.abs(theirs).max()
-  print(f'relative error {error:.1e}')
-  assert error <= tolerance
-
-
-def tree_of(module, shapes):
-  """The parameters of a PyTorch module as ours."""
-  tensors = {key: leaf.numpy() for key, leaf in module.state_dict().items()}
-  return names.convert(tensors, shapes, 'the reference')
-
-
-@functools.cache
-def abstract_unet(config):
-  return nnx.eval_shape(lambda: UNet2DConditionModel(config, rngs=nnx.Rngs(0)))
-
-
-def adapted(unet, spec, weights, config=CONFIG):
-  """(apply, params) of our U-Net, its weights from PyTorch's, with an adapter."""
-  make = lambda: ADAPTERS[spec.name](spec.unet, rngs=nnx.Rngs(1), **spec.settings)
-  apply, shapes = functional.bind(Adapted(abstract_unet(config), nnx.eval_shape(make)))
-  assert trees.select(shapes, 'adapter').keys() == weights.keys()
-  params = trees.prefixed(tree_of(unet, trees.select(shapes, 'unet')), 'unet')
-  return apply, params | trees.prefixed(weights, 'adapter')
-
-
-def predict(apply, params, c, *, z=Z, once=False):
-  """What an adapted U-Net of ours predicts; `once`: from hints that saw neither z nor t."""
-  if not once:
-    return np.asarray(apply(params, '__call__', z, c, jnp.asarray(INDEX)))
-  hints = apply(params, 'hints', c)
-  return np.asarray(apply(params, 'with_hints', z, c, hints, jnp.asarray(INDEX)))
-
-
-def torch_predict(unet, z=Z, index=INDEX, text=TEXT, **added):
-  if text.pooled is not None:
-    both = dict(text_embeds=torch.tensor(text.pooled), time_ids=torch.tensor(text.sizes))
-    added['added_cond_kwargs'] = both
-  with torch.no_grad():
-    return unet(nchw(z), torch.tensor(index), torch.tensor(text.states), **added).sample
-
-
-def with_controlnet(unet, control, image, text=TEXT):
-  """PyTorch's arithmetic of a ControlNet."""
-  added = {}
-  if text.pooled is not None:
-    both = dict(text_embeds=torch.tensor(text.pooled), time_ids=torch.tensor(text.sizes))
-    added['added_cond_kwargs'] = both
-  with torch.no_grad():
-    down, mid = control(
-      nchw(Z),
-      torch.tensor(INDEX),
-      torch.tensor(text.states),
-      nchw(image),
-      return_dict=False,
-      **added,
-    )
-  return torch_predict(
-    unet, text=text, down_block_additional_residuals=down, mid_block_additional_residual=mid
-  )
-
-
-def with_t2i(unet, adapter, image, z=Z, text=TEXT):
-  """PyTorch's arithmetic of a T2I-Adapter; the U-Net empties the list."""
-  with torch.no_grad():
-    features = adapter(nchw(image))
-  return torch_predict(unet, z, text=text, down_intrablock_additional_residuals=list(features))
-
-
-def again(cls, folder):
-  """A folder of ours, read by the reference, which must miss nothing and know everything."""
-  module, info = cls.from_pretrained(folder, output_loading_info=True)
-  assert not any(info[name] for name in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
-  fields = json.loads((folder / 'config.json').read_text())
-  known = inspect.signature(cls.__init__).parameters
-  assert {name for name in fields if not name.startswith('_')} <= known.keys()
-  return module.eval()
-
-
-def same_state(a, b):
-  a, b = a.state_dict(), b.state_dict()
-  return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.mark.parametrize('order', ['rgb', 'bgr'])
@@ -370,98 +238,3 @@ def test_the_recipe_of_the_docs_runs_a_mu_mix_folder_in_pytorch(settings, tmp_pa
     expected = recipe['adapted'](unet, mu_mix, *arrays)
   close(got, expected)
   assert np.abs(got - nhwc(torch_predict(unet))).max() > 1e-2
-
-
-def test_a_controlnet_in_the_original_layout_is_read_as_diffusers_converts_it(tmp_path):
-  widths = (4, 4, 8, 8)  # The converter knows this depth alone.
-  fields = dict(
-    block_out_channels=(8, 16, 16),
-    down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D', 'CrossAttnDownBlock2D'),
-    layers_per_block=2,
-  )
-  config = CONFIG._replace(**fields)
-  control = torch_controlnet(**fields, conditioning_embedding_out_channels=widths)
-  state = {key: leaf.numpy() for key, leaf in control.state_dict().items()}
-  table = original.controlnet(config, hint_widths=widths)
-  to = {key: f'control_model.{original.rename(table, key)}' for key in state}
-  assert to['down_blocks.2.attentions.1.proj_in.weight'] == (
-    'control_model.input_blocks.8.1.proj_in.weight'
-  )
-  converted = single_file_utils.convert_controlnet_checkpoint(
-    {name: name for name in to.values()}, dict(layers_per_block=2)
-  )
-  assert converted == to
-  whole = {to[key]: state[key] for key in state}
-  whole |= {'model.diffusion_model.out.2.bias': np.zeros(4, np.float32)}
-  save_file(whole, tmp_path / 'sd.safetensors')
-  settings = dict(name='controlnet', hint_widths=widths, path=tmp_path / 'sd.safetensors')
-  spec, weights = adapters.start(settings, config)
-  shapes = functional.abstract(lambda: adapters.module(spec))[1]
-  expected = tree_of(control, shapes)
-  assert all(np.array_equal(weights[path], expected[path]) for path in shapes)
-  lost = {key: leaf for key, leaf in whole.items() if 'zero_convs.3' not in key}
-  save_file(lost | {'control_model.stray': state['conv_in.bias']}, tmp_path / 'sd.safetensors')
-  with pytest.raises(UserError) as error:
-    adapters.load(tmp_path / 'sd.safetensors', spec)
-  for words in ('missing controlnet_down_blocks.3.weight', 'unexpected control_model.stray'):
-    assert words in str(error.value)
-
-
-@pytest.mark.parametrize('kind', T2I)
-def test_a_t2i_adapter_in_the_original_layout_is_read(kind, tmp_path):
-  """The blocks of a full one are numbered through; a light one keeps a body within each."""
-  adapter = torch_t2i(kind)
-  state, old = adapter.adapter.state_dict(), {}
-  for key, leaf in state.items():
-    parts = key.split('.')
-    if parts[0] == 'body' and kind == 'light_adapter':
-      parts = ['body' if part == 'resnets' else part for part in parts]
-    elif parts[0] == 'body':
-      before = sum(len(block.resnets) for block in adapter.adapter.body[: int(parts[1])])
-      number = before + (int(parts[3]) if parts[2] == 'resnets' else 0)
-      parts = ['body', str(number), *parts[4 if parts[2] == 'resnets' else 2 :]]
-    old['.'.join(parts)] = leaf.numpy()
-  known = dict(
-    full_adapter={'conv_in.weight', 'body.4.in_conv.bias', 'body.7.block2.weight'},
-    light_adapter={'body.0.in_conv.weight', 'body.3.body.2.block1.bias', 'body.1.out_conv.bias'},
-  )
-  assert known[kind] <= old.keys() and len(old) == len(state)
-  save_file(old, tmp_path / 'old.safetensors')
-  settings = dict(kind=kind, **{k: v for k, v in T2I[kind].items() if k != 'channels'})
-  spec, weights = adapters.start(
-    dict(name='t2i_adapter', path=tmp_path / 'old.safetensors', **settings), CONFIG
-  )
-  shapes = functional.abstract(lambda: adapters.module(spec))[1]
-  expected = tree_of(adapter, shapes)
-  assert all(np.array_equal(weights[path], expected[path]) for path in shapes)
-
-
-WRONG = [
-  ('t2i_adapter', 'controlnet', {}, 'holds a ControlNetModel .* not a T2IAdapter'),
-  ('controlnet', 't2i_adapter', {}, 'holds a T2IAdapter .* not a ControlNetModel'),
-  ('controlnet', 'controlnet', dict(cross_attention_dim=1024), 'Diffusion 2 .* is 1024, not 12'),
-  ('controlnet', 'controlnet', dict(global_pool_conditions=True), 'global_pool_conditions'),
-  ('concat', 'unet', {}, 'a U-Net of 4 input channels; .* has 8'),
-  ('t2i_adapter', 't2i_adapter', dict(channels=[8, 8, 8, 8]), r'channels is \(8, 8, 8, 8\), not'),
-  ('controlnet', 'controlnet', dict(_class_name='VQModel'), "a 'VQModel', not an adapter; choose"),
-]
-
-
-@pytest.mark.parametrize(('name', 'held', 'fields', 'message'), WRONG)
-def test_a_folder_of_another_kind_or_family_is_named(name, held, fields, message, tmp_path):
-  make = dict(
-    controlnet=torch_controlnet, unet=torch_unet, t2i_adapter=lambda: torch_t2i('full_adapter')
-  )
-  make[held]().save_config(tmp_path)
-  path = tmp_path / 'config.json'
-  path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-  with pytest.raises(UserError, match=message):
-    adapters.start(dict(name=name, path=tmp_path), CONFIG)
-
-
-def test_a_setting_that_an_adapter_does_not_take_and_a_pickle_are_named(tmp_path):
-  with pytest.raises(UserError, match="'widths'; choose one of .*'hint_widths'"):
-    adapters.start(dict(name='controlnet', widths=(4, 8)), CONFIG)
-  (tmp_path / 'old.pth').write_bytes(b'PK')
-  with pytest.raises(UserError, match='old.pth is a pickle.*torch.load'):
-    adapters.start(dict(name='t2i_adapter', path=tmp_path / 'old.pth'), CONFIG)

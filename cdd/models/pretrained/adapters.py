@@ -104,8 +104,13 @@ def config_of(path: Path) -> Spec:
     ours: frozen(fields[field]) for ours, field in layout.fields.items() if field in fields
   }
   if layout.omit is None:
+    if absent := sorted(layout.fields.values() - fields.keys()):
+      raise UserError(f'{path}: config.json has no {absent}.')
     return Spec(name, None, settings)
-  unet = diffusers.parse('unet', with_decoder(fields))
+  try:
+    unet = diffusers.parse('unet', with_decoder(fields))
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
   if name == 'concat' and unet.in_channels != 2 * unet.out_channels:
     raise UserError(
       f'{path} holds a U-Net of {unet.in_channels} input channels; one that reads a condition '
