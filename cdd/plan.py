@@ -55,7 +55,8 @@ class Plan(NamedTuple):
 
   Attributes:
     trainable, total: numbers of parameters.
-    arguments, temporaries, peak: bytes on one chip; the peak counts what is donated once.
+    arguments, temporaries, peak: bytes on one chip. Arguments are the state, the frozen weights
+      (those too that the step does not use) and the batch.
     flops: of the matrix products and convolutions of one step, on all chips together.
     collectives: kind -> bytes that one chip receives in a step.
     seconds: that the compiler took.
@@ -131,31 +132,41 @@ def compiled(config, prior: diffusers.Pretrained, resolution: int, devices: list
   train, frozen = build.divide(config, everything)
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
   _, state, update = build.program(config, networks, train, mesh)
-  place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-  frozen = jax.tree.map(place, frozen, sharding.of_params(frozen, mesh))
-  batch = {
-    name: place(leaf, sharding.over_batch(mesh))
-    for name, leaf in batch_shapes(config, prior, networks, resolution).items()
-  }
-  rng = place(jax.eval_shape(lambda: jax.random.key(0)), sharding.replicated(mesh))
-  traced = update.trace(state, frozen, batch, rng)
+  batch = batch_shapes(config, prior, networks, resolution)
+  arguments = (
+    state,
+    placed(frozen, sharding.of_params(frozen, mesh)),
+    placed(batch, dict.fromkeys(batch, sharding.over_batch(mesh))),
+    placed(jax.eval_shape(lambda: jax.random.key(0)), sharding.replicated(mesh)),
+  )
   start = time.perf_counter()
+  traced = update.trace(*arguments)
   program = compile_or_explain(traced.lower())
   memory = program.memory_analysis()
-  size = lambda tree: sum(math.prod(leaf.shape) for leaf in tree.values())
+  held = sum(map(on_one_chip, jax.tree.leaves(arguments)))
+  new = memory.output_size_in_bytes - memory.alias_size_in_bytes  # What is donated counts once.
+  count = lambda tree: sum(math.prod(leaf.shape) for leaf in tree.values())
   return Plan(
-    trainable=size(train),
-    total=size(everything),
-    arguments=memory.argument_size_in_bytes,
+    trainable=count(train),
+    total=count(everything),
+    arguments=held,
     temporaries=memory.temp_size_in_bytes,
-    peak=memory.argument_size_in_bytes
-    + memory.temp_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes,
+    peak=held + memory.temp_size_in_bytes + new,
     flops=flops(traced.jaxpr.jaxpr),
     collectives=collectives(program.as_text()),
     seconds=time.perf_counter() - start,
   )
+
+
+def placed(shapes, places):
+  """Shapes with their shardings."""
+  of = lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+  return jax.tree.map(of, shapes, places)
+
+
+def on_one_chip(leaf: jax.ShapeDtypeStruct) -> int:
+  """The bytes of a chip's part of an array."""
+  return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
 def batch_shapes(config, prior, networks, resolution: int) -> dict[str, jax.ShapeDtypeStruct]:
