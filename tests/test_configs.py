@@ -79,10 +79,16 @@ def test_a_full_size_config_names_the_folder_that_is_missing(task, prior, tmp_pa
   [
     ('data.task.name', r"Unknown task 'x'; choose one of \['depth'"),
     ('data.source.name', r"Unknown source 'x'; choose one of \['image_folder'"),
-    ('model.adapter.name', r"Unknown adapter 'x'; choose one of \['controlnet'"),
+    (
+      'model.adapter.name',
+      r"Unknown adapter 'x'; choose one of \['concat', 'controlnet', 'mu_mix', 'none', 't2i_adapter'\]",
+    ),
     ('method.name', r"Unknown method 'x'; choose one of \['conditional'"),
     ('method.predictor.name', r"Unknown predictor 'x'; choose one of \['ddim'"),
-    ('method.sample_t.name', r"Unknown sample_t 'x'; choose one of \['per_example'"),
+    (
+      'method.sample_t.name',
+      r"Unknown sample_t 'x'; choose one of \['logit_normal', 'per_example', 'shared'\]",
+    ),
     ('optimizer.name', r"Unknown optimizer 'x'; choose one of \['adamw'"),
     ('optimizer.decay', r"Unknown learning-rate decay 'x'; choose one of \['constant'"),
     ('target.name', r"Unknown target 'x'; choose one of \['ema'"),
