@@ -81,7 +81,7 @@ def test_a_full_size_config_names_the_folder_that_is_missing(task, prior, tmp_pa
     ('data.source.name', r"Unknown source 'x'; choose one of \['image_folder'"),
     (
       'model.adapter.name',
-      r"Unknown adapter 'x'; choose one of \['concat', 'controlnet', 'mu_mix', 'none', 't2i_adapter'\]",
+      r"Unknown adapter 'x'; choose one of \['concat', 'controlnet', 'mu_mix', 'none'",
     ),
     ('method.name', r"Unknown method 'x'; choose one of \['conditional'"),
     ('method.predictor.name', r"Unknown predictor 'x'; choose one of \['ddim'"),
