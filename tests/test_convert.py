@@ -184,6 +184,7 @@ def test_a_prior_may_be_a_hub_id(prior, tmp_path, monkeypatch):
     (None, ['unet/x.safetensors', 'unet/x-00001-of-00002.safetensors']),
     ('fp16', ['unet/x.fp16.safetensors', 'unet/x.fp16-00001-of-00002.safetensors']),
     ('fp16', ['unet/x-00001-of-00002.fp16.safetensors']),
+    (None, ['x.safetensors', 'x-00001-of-00002.safetensors']),
   ],
 )
 def test_only_the_weights_of_one_variant_are_downloaded(variant, files):

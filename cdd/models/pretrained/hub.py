@@ -36,6 +36,7 @@ def folder(source: str, *, variant: str | None = None) -> Path:
 def patterns(variant: str | None) -> list[str]:
   """The files that loading needs: configs, tokenizers, and the weights of one variant."""
   stems = [f'{name}/{component.stem}' for name, component in COMPONENTS.items()]
+  stems.append('diffusion_pytorch_model')  # An adapter's.
   middle = f'.{variant}' if variant else ''
   weights = [f'{stem}{middle}.safetensors' for stem in stems]
   shards = [f'{stem}{end}' for stem in stems for end in (f'{middle}-*-of-*', f'-*-of-*{middle}')]
