@@ -76,12 +76,12 @@ def experiment(config, workdir: Path) -> Experiment:
   task = bind(TASKS, config.data.task, 'task')()
   source = bind(SOURCES, config.data.source, 'source')()
   captions = (source[index]['caption'] for index in range(min(4000, len(source))))
-  prior = priors.load(config.prior, workdir, captions)
+  mesh = sharding.make_mesh(**config.mesh)
+  prior = priors.load(config.prior, workdir, captions, place=placing(config, mesh))
   networks, adapter = adapted_networks(config.model, prior)
   train, frozen = divide(config, {**prior.params, **adapter})
   if config.initial:
     train = trained.load(config.initial, train)
-  mesh = sharding.make_mesh(**config.mesh)
   create, abstract, update = program(config, networks, train, mesh)
   frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh))
   tokenize = tokens.reader(prior.tokenizers)
@@ -102,6 +102,21 @@ def experiment(config, workdir: Path) -> Experiment:
     reconstruct=jax.jit(reconstruction(networks, frozen)),
     mesh=mesh,
   )
+
+
+def placing(config, mesh) -> Callable:
+  """(path, array) -> where a parameter of the prior stays: the frozen U-Net's on the devices.
+
+  Those are read tensor by tensor and never held twice. What is trained is copied into the state,
+  and the autoencoder and the text encoder may be run by one process alone (`encoded`).
+  """
+  put = sharding.placer(mesh)
+
+  def place(path: str, array: np.ndarray):
+    held = path.startswith('unet.') and trees.match(config.trainable, [path])[path] == 'freeze'
+    return put(path, array) if held else array
+
+  return place
 
 
 def program(config, networks: Networks, train: Params, mesh) -> tuple[Callable, Any, Callable]:

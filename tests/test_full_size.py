@@ -93,6 +93,16 @@ def get_config():
 """
 
 
+def changes(file: Path, unet: Path, adapter: str) -> tuple[int, int, int]:
+  """Of a trained file: its parameters, its copies of the U-Net's tensors, and those that moved."""
+  trained, unet = load_file(file), load_file(unet)
+  assert all(key.startswith('adapter.') for key in trained)
+  start = 'adapter.encoder.' if adapter == 'mu_mix' else 'adapter.'
+  twins = [key for key in unet if start + key in trained]
+  moved = [key for key in twins if np.any(trained[start + key] != unet[key].astype(np.float16))]
+  return sum(leaf.size for leaf in trained.values()), len(twins), len(moved)
+
+
 @pytest.mark.parametrize('adapter', ['mu_mix', 'controlnet'])
 def test_an_adapter_of_sd15_trains_on_a_cpu_and_nothing_else_does(
   adapter, written, tmp_path, capsys
@@ -106,27 +116,22 @@ def test_an_adapter_of_sd15_trains_on_a_cpu_and_nothing_else_does(
   command = [sys.executable, '-m', 'cdd.main', f'--config={tmp_path}/training.py']
   command += [f'--workdir={tmp_path}/run']
   start = time.perf_counter()
-  child = subprocess.Popen(command, cwd=ROOT, env=OPTIMISED, stderr=subprocess.PIPE, text=True)
+  # glibc's own malloc: at this size memory is dearer than page faults (cdd.runtime.keep_memory).
+  environment = {**OPTIMISED, 'CDD_XLA_FLAGS': 'off'}
+  child = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
   error = child.stderr.read()
   _, status, usage = os.wait4(child.pid, 0)
   seconds, peak = time.perf_counter() - start, usage.ru_maxrss / 2**20
   assert status == 0, error[-2000:]
   rows = [json.loads(row) for row in (tmp_path / 'run/log.jsonl').read_text().splitlines()]
-  trained = load_file(tmp_path / 'run/export/trained.safetensors')
-  assert all(key.startswith('adapter.') for key in trained)
-  unet = load_file(folder / 'unet/diffusion_pytorch_model.safetensors')
-  start = 'adapter.encoder.' if adapter == 'mu_mix' else 'adapter.'
-  twins = [key for key in unet if start + key in trained]
-  moved = [key for key in twins if np.any(trained[start + key] != unet[key].astype(np.float16))]
+  weights = folder / 'unet/diffusion_pytorch_model.safetensors'
+  count, twins, moved = changes(tmp_path / 'run/export/trained.safetensors', weights, adapter)
   shutil.rmtree(tmp_path / 'run')
   with capsys.disabled():
-    count = sum(leaf.size for leaf in trained.values())
     print(f'\nsd15 {adapter}, 256 px, batch 1: {count:,} parameters trained, {len(rows)} steps')
-    print(
-      f'  {seconds:.0f} s in all, {peak:.1f} GiB at most; {len(moved)} of {len(twins)} copies moved'
-    )
+    print(f'  {seconds:.0f} s in all, {peak:.1f} GiB at most; {moved} of {twins} copies moved')
     for row in rows:
       print('  ' + ', '.join(f'{key} {value:.4g}' for key, value in row.items()))
   assert all(np.isfinite(row['loss']) for row in rows)
-  assert len(moved) > 0.9 * len(twins) and len(twins) > 200
-  assert peak < 14
+  assert moved > 0.9 * twins and twins > 200
+  assert peak < 16  # GiB, most of it the last checkpoint's: it copies the state once more.
