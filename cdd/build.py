@@ -24,6 +24,7 @@ from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
 from cdd.models.networks import Networks
 from cdd.models.pretrained import adapters, diffusers, trained
+from cdd.models.unet import rematerialized
 from cdd.registry import bind, choose
 from cdd.training import checkpoint, sharding
 from cdd.training import state as states
@@ -145,7 +146,8 @@ def adapted_networks(spec, prior: diffusers.Pretrained) -> tuple[Networks, Param
   configs, brought, apply = dict(prior.configs), {}, {}
   if 'unet' in configs:
     joint, configs['unet'], brought = joined(spec.adapter, configs['unet'], prior.params, dtype)
-    module = nnx.eval_shape(joint)
+    kept = rematerialized if spec.get('remat', False) else lambda whole: whole
+    module = nnx.eval_shape(lambda: kept(joint()))
     apply['unet'], adapter = functional.bind(module)[0], module.adapter
   for component in configs.keys() - apply.keys():
     make = partial(diffusers.make, component, configs[component], dtype=dtype)

@@ -201,7 +201,7 @@ def drawing(networks: Networks) -> Callable:
 
   @partial(jax.jit, static_argnames=('sampler', 'steps', 'tile'))
   def draw(params, raw, away, z, keys, *, sampler, steps, tile):
-    c = networks.condition(params, raw)
+    c = networks.condition(params, raw, tile=tile)
     guide = None
     if away is not None:
       text, told = networks.text(params, away), away['told']

@@ -29,9 +29,10 @@ def base() -> ConfigDict:
   """The fields of every run; an experiment fills in or overrides them."""
   config = ConfigDict()
   config.seed = 0
-  config.prior = dict(path='packaged')
+  config.prior = dict(path='packaged', variant=config_dict.placeholder(str))
   config.initial = config_dict.placeholder(str)  # A trained.safetensors to start from.
-  config.model = dict(adapter=dict(name='mu_mix', per_level=True), dtype='float32')
+  # remat: the backward pass computes the U-Nets' layers anew, for a fraction of the memory.
+  config.model = dict(adapter=dict(name='mu_mix', per_level=True), dtype='float32', remat=False)
   config.trainable = (('unet[.].*|adapter[.].*', 'train'), ('.*', 'freeze'))
   config.target = dict(name='ema', decay=0.99)
   config.optimizer = dict(

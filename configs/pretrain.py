@@ -135,17 +135,21 @@ def prior_longer() -> ConfigDict:
 
 
 def prior_longest() -> ConfigDict:
-  """Goes on at the times that decide the layout, with three scenes to a photograph."""
+  """The U-Net goes on alone, at the times that decide the layout, with three scenes to a photograph.
+
+  Text encoder and autoencoder stay, so that models distilled from the stage before stay valid.
+  """
   config = prior_longer()
   config.name = 'pretrain_prior_longest'
-  config.steps = 9000
+  config.steps = 2600
   config.prior = dict(path='runs/pretrain_prior_longer/export')
   starts = (100_000, 200_000, 300_000)
   scenes = tuple(dict(name='scenes', size=64, start=start, length=100_000) for start in starts)
   photos = dict(name='photos', split='train', size=64)
   config.data.source = dict(name='mixture', sources=(*scenes, photos))
-  config.data.cache = 60_000
+  config.data.cache = 40_000
   config.method.sample_t = dict(name='logit_normal')
+  config.trainable = (('unet[.].*', 'train'), ('.*', 'freeze'))
   config.optimizer.hold = 0.6
   return config
 

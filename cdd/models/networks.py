@@ -95,15 +95,22 @@ class Networks(NamedTuple):
     """The shape of the latents of images [b, H, W, 3]."""
     return (images[0], images[1] // self.factor, images[2] // self.factor, self.channels)
 
-  def encode(self, params: Params, images: Array) -> Array:
-    """Images [b, H, W, 3] in [0, 1] -> latents [b, h, w, c]: the mode, scaled."""
-    mean, _ = self.vae(trees.select(params, 'vae'), 'encode', 2 * images - 1)
-    return (mean - self.shift) * self.scale
+  def encode(self, params: Params, images: Array, *, tile: int | None = None) -> Array:
+    """Images [b, H, W, 3] in [0, 1] -> latents [b, h, w, c]: the mode, scaled.
 
-  def latents(self, params: Params, raw: dict[str, Array], name: str) -> Array:
+    Args:
+      tile: the side of overlapping tiles of latents, for images too large to encode at once.
+    """
+    encode = lambda part: self.vae(trees.select(params, 'vae'), 'encode', 2 * part - 1)[0]
+    grid = self.latent_shape(images.shape)[1:3]
+    return (_in_tiles(encode, images, grid, tile) - self.shift) * self.scale
+
+  def latents(
+    self, params: Params, raw: dict[str, Array], name: str, *, tile: int | None = None
+  ) -> Array:
     """The latents of a batch's picture 'image' or 'condition', encoded ahead or here."""
     ahead = raw.get(f'{name}_latents')
-    return self.encode(params, raw[name]) if ahead is None else ahead
+    return self.encode(params, raw[name], tile=tile) if ahead is None else ahead
 
   def decode(self, params: Params, latents: Array, *, tile: int | None = None) -> Array:
     """Latents [b, h, w, c] -> images [b, H, W, 3], about [0, 1]; not clipped, for gradients.
@@ -113,18 +120,16 @@ class Networks(NamedTuple):
     """
     decode = partial(self.vae, trees.select(params, 'vae'), 'decode')
     unscaled = latents / self.scale + self.shift
-    if tile is None:
-      images = decode(unscaled)
-    else:
-      tiling = tiles.tiling(latents.shape[1:3], tile=tile, overlap=tile // 4)
-      images = tiles.blended(lambda z, _: decode(z), unscaled, None, tiling)
-    return images / 2 + 0.5
+    return _in_tiles(decode, unscaled, latents.shape[1:3], tile) / 2 + 0.5
 
-  def condition(self, params: Params, raw: dict[str, Array]) -> Condition:
-    """The condition image in the adapter's space, and the text."""
+  def condition(
+    self, params: Params, raw: dict[str, Array], *, tile: int | None = None
+  ) -> Condition:
+    """The condition image in the adapter's space, encoded in tiles if asked, and the text."""
+    latents = partial(self.latents, params, raw, 'condition', tile=tile)
     spaces = dict(
-      latent=lambda: self.latents(params, raw, 'condition'),
-      unscaled_latent=lambda: self.latents(params, raw, 'condition') / self.scale + self.shift,
+      latent=latents,
+      unscaled_latent=lambda: latents() / self.scale + self.shift,
       pixel=lambda: raw['condition'],
       none=lambda: None,
     )
@@ -210,3 +215,13 @@ class Networks(NamedTuple):
 
   def _index(self, t: Array) -> Array:
     return schedules.index(t)[:, 0, 0, 0]
+
+
+def _in_tiles(
+  function: Callable, array: Array, grid: tuple[int, int], tile: int | None
+) -> Array:
+  """The autoencoder's half of an array, at once or in tiles that overlap by a quarter."""
+  if tile is None:
+    return function(array)
+  tiling = tiles.tiling(grid, tile=tile, overlap=tile // 4)
+  return tiles.blended(lambda part, _: function(part), array, None, tiling)
