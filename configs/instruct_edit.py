@@ -16,7 +16,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
     raise ValueError(f'instruct_edit has no size {chosen["size"]!r}; choose one of ["full"].')
   config = common.experiment('instruct_edit', chosen, methods.METHODS, steps=dict(full=10_000))
   config.prior = dict(path='stable-diffusion-v1-5/stable-diffusion-v1-5')
-  config.model.dtype = 'bfloat16'
+  config.model.update(dict(dtype='bfloat16', remat=True))
   config.data = dict(
     source=dict(name='image_folder', path='data/instruct_edit/train'),
     held_out=dict(name='image_folder', path='data/instruct_edit/test'),
@@ -26,5 +26,5 @@ def get_config(argument: str = 'full') -> ConfigDict:
     threads=16,
   )
   config.optimizer.learning_rate = 1e-4
-  config.mesh = dict(data=-1, fsdp=4)
+  config.mesh = dict(data=-1, fsdp=16)
   return config

@@ -135,7 +135,7 @@ def prior_longer() -> ConfigDict:
 
 
 def prior_longest() -> ConfigDict:
-  """The U-Net goes on alone, at the times that decide the layout, with three scenes to a photograph.
+  """The U-Net goes on alone, at times that decide the layout, with three scenes to a photograph.
 
   Text encoder and autoencoder stay, so that models distilled from the stage before stay valid.
   """

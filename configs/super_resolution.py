@@ -26,7 +26,7 @@ def photographs(config: ConfigDict, *, cache: int) -> None:
 
 def full(config: ConfigDict) -> None:
   config.prior = dict(path='stabilityai/stable-diffusion-2-1-base')
-  config.model.dtype = 'bfloat16'
+  config.model.update(dict(dtype='bfloat16', remat=True))
   config.data = dict(
     source=dict(name='image_folder', path='data/super_resolution/train'),
     held_out=dict(name='image_folder', path='data/super_resolution/test'),
@@ -36,7 +36,7 @@ def full(config: ConfigDict) -> None:
     threads=16,
   )
   config.optimizer.learning_rate = 1e-5
-  config.mesh = dict(data=-1, fsdp=4)
+  config.mesh = dict(data=-1, fsdp=16)
 
 
 def get_config(argument: str = 'full') -> ConfigDict:

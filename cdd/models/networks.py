@@ -217,9 +217,7 @@ class Networks(NamedTuple):
     return schedules.index(t)[:, 0, 0, 0]
 
 
-def _in_tiles(
-  function: Callable, array: Array, grid: tuple[int, int], tile: int | None
-) -> Array:
+def _in_tiles(function: Callable, array: Array, grid: tuple[int, int], tile: int | None) -> Array:
   """The autoencoder's half of an array, at once or in tiles that overlap by a quarter."""
   if tile is None:
     return function(array)
