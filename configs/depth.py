@@ -38,6 +38,7 @@ def full(config: ConfigDict) -> None:
     threads=16,
   )
   config.optimizer.learning_rate = 1e-5
+  config.accumulate = 2
   config.mesh = dict(data=-1, fsdp=16)
 
 

@@ -26,5 +26,6 @@ def get_config(argument: str = 'full') -> ConfigDict:
     threads=16,
   )
   config.optimizer.learning_rate = 1e-4
+  config.accumulate = 2
   config.mesh = dict(data=-1, fsdp=16)
   return config

@@ -1,14 +1,15 @@
 """The packaged prior: a small text-to-image latent diffusion model of scenes and photographs.
 
-Four stages, each at most an hour on 2 CPU cores; each reads what the one before it exported, and
+Five stages, each about an hour on 2 CPU cores; each reads what the one before it exported, and
 resumes where it stopped:
 
   python -m cdd.main --config=configs/pretrain.py:autoencoder
   python -m cdd.main --config=configs/pretrain.py:prior
   python -m cdd.main --config=configs/pretrain.py:autoencoder_longer
   python -m cdd.main --config=configs/pretrain.py:prior_longer
+  python -m cdd.main --config=configs/pretrain.py:prior_longest
 
-Each of the last three leaves a whole diffusers folder; cdd/assets/prior is a copy of the last.
+Each of the last four leaves a whole diffusers folder; cdd/assets/prior is a copy of the last.
 """
 
 from ml_collections import ConfigDict

@@ -1,0 +1,70 @@
+"""What a prior makes of captions alone: its error of v on held-out scenes, and a picture.
+
+python -m benchmarks.prior [--model=FOLDER] [--out=docs/results/prior.png]
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from cdd import sampler
+from cdd.data.scenes import Scenes
+from cdd.eval import grid
+from cdd.methods import finetune
+from cdd.types import Batch, Nets
+
+MODEL = flags.DEFINE_string('model', 'packaged', 'What cdd.sample takes.')
+OUT = flags.DEFINE_string('out', 'docs/results/prior.png', 'The picture.')
+CAPTIONS = (
+  'a red ball on a white floor',
+  'a blue block on an orange floor in front of a pink wall',
+  'a green cylinder on a checkered floor',
+  'a yellow ball and a purple block',
+  'a large shiny brown ball on a gray floor under a blue sky',
+  'a white dotted cube on a green floor',
+  'a photo of a meadow and autumn trees below a mountain',
+  'a photo of the veins of a green leaf',
+)
+HELD_OUT, SIZE = 256, 64  # Scenes below 10,000 are never trained on.
+TIMES = (200, 400, 600, 800, 1000)
+
+
+def errors(model: sampler.Sampler) -> dict[int, float]:
+  """Time -> the mean squared error of v over held-out scenes, the same noise for every model."""
+  networks = model.networks
+  scenes = [Scenes(size=SIZE)[index] for index in range(HELD_OUT)]
+  raw = model.words([scene['caption'] for scene in scenes], (SIZE, SIZE))
+  raw['image'] = np.stack([scene['image'] for scene in scenes]).astype(np.float32)
+
+  @jax.jit
+  def measure(params, raw, t):
+    online = networks.velocity(params)
+    nets = Nets(online=online, target=online, teacher=online, encode=None, decode=None)
+    batch = Batch(networks.encode(params, raw['image']), networks.condition(params, raw))
+    same = lambda rng, count, low, high: jnp.full((count, 1, 1, 1), t)
+    settings = dict(schedule=networks.schedule, num_steps=networks.schedule.num_steps)
+    return finetune.loss(nets, batch, jax.random.key(0), 0, sample_t=same, **settings)[0]
+
+  return {t: float(measure(model.params, raw, t)) for t in TIMES}
+
+
+def main(arguments):
+  del arguments
+  model = sampler.load(MODEL.value)
+  found = errors(model)
+  mean = np.mean([*found.values()])
+  print(f'{MODEL.value}: error of v on {HELD_OUT} held-out scenes, mean {mean:.4f}')
+  print('  '.join(f't {t}: {error:.4f}' for t, error in found.items()))
+  columns = {}
+  for guidance, seed in ((1.0, 0), (3.0, 0), (3.0, 100), (3.0, 200)):
+    images = model(list(CAPTIONS), seeds=seed, guidance=guidance, steps=50, sampler='ddim')
+    columns[f'guidance {guidance:g}, seed {seed}'] = images
+  grid.save_png(Path(OUT.value), grid.grid(columns, scale=2))
+  print(f'{OUT.value}, by row:', *CAPTIONS, sep='\n  ')
+
+
+if __name__ == '__main__':
+  app.run(main)
