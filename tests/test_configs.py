@@ -44,7 +44,7 @@ def test_the_autoencoder_and_then_the_prior_are_pretrained(prior, tmp_path):
   second.prior.new.tokenizer.update(dict(vocab_size=600, length=12))
   rows = trained(second, tmp_path / 'prior')
   assert 'l1' not in rows[0]
-  # What it wrote is a prior like any other: both stages go on from it, and a task may start there.
+  # What it wrote is a prior like any other: more stages go on from it, and a task may start there.
   before = load_file(tmp_path / 'prior/export/vae/diffusion_pytorch_model.safetensors')
   third = tiny.load('pretrain.py:autoencoder_longer', tmp_path / 'prior/export')
   third.optimizer.warmup = 0  # So that two updates show in float16.
@@ -53,7 +53,16 @@ def test_the_autoencoder_and_then_the_prior_are_pretrained(prior, tmp_path):
   trained(fourth, tmp_path / 'prior_longer')
   after = load_file(tmp_path / 'prior_longer/export/vae/diffusion_pytorch_model.safetensors')
   assert all(np.any(before[key] != after[key]) for key in before if key.endswith('conv_in.weight'))
-  last = tiny.load('super_resolution.py:tiny', tmp_path / 'prior_longer/export')
+  fifth = tiny.load('pretrain.py:prior_longest', tmp_path / 'prior_longer/export')
+  fifth.optimizer.warmup = 0
+  trained(fifth, tmp_path / 'prior_longest')
+  for part, moves in (('unet/diffusion_pytorch_model', True), ('text_encoder/model', False)):
+    old, new = (
+      load_file(tmp_path / stage / f'export/{part}.safetensors')
+      for stage in ('prior_longer', 'prior_longest')
+    )
+    assert moves == any(np.any(old[key] != new[key]) for key in old)
+  last = tiny.load('super_resolution.py:tiny', tmp_path / 'prior_longest/export')
   assert build.experiment(last, tmp_path / 'last').networks.channels == 4
 
 

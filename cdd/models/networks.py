@@ -102,8 +102,7 @@ class Networks(NamedTuple):
       tile: the side of overlapping tiles of latents, for images too large to encode at once.
     """
     encode = lambda part: self.vae(trees.select(params, 'vae'), 'encode', 2 * part - 1)[0]
-    grid = self.latent_shape(images.shape)[1:3]
-    return (_in_tiles(encode, images, grid, tile) - self.shift) * self.scale
+    return (_in_tiles(encode, images, tile, self.factor) - self.shift) * self.scale
 
   def latents(
     self, params: Params, raw: dict[str, Array], name: str, *, tile: int | None = None
@@ -120,7 +119,7 @@ class Networks(NamedTuple):
     """
     decode = partial(self.vae, trees.select(params, 'vae'), 'decode')
     unscaled = latents / self.scale + self.shift
-    return _in_tiles(decode, unscaled, latents.shape[1:3], tile) / 2 + 0.5
+    return _in_tiles(decode, unscaled, tile, 1) / 2 + 0.5
 
   def condition(
     self, params: Params, raw: dict[str, Array], *, tile: int | None = None
@@ -217,9 +216,15 @@ class Networks(NamedTuple):
     return schedules.index(t)[:, 0, 0, 0]
 
 
-def _in_tiles(function: Callable, array: Array, grid: tuple[int, int], tile: int | None) -> Array:
-  """The autoencoder's half of an array, at once or in tiles that overlap by a quarter."""
+def _in_tiles(function: Callable, array: Array, tile: int | None, factor: int) -> Array:
+  """A half of the autoencoder, at once or in tiles that overlap by a quarter.
+
+  Args:
+    tile: the side of a tile in latents.
+    factor: pixels of `array` per latent.
+  """
   if tile is None:
     return function(array)
+  grid = tuple(side // factor for side in array.shape[1:3])
   tiling = tiles.tiling(grid, tile=tile, overlap=tile // 4)
   return tiles.blended(lambda part, _: function(part), array, None, tiling)
