@@ -3,23 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from torch_peers import SMALL as CONFIG
 
 from cdd import build, trees
 from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
-from cdd.models.unet import UNet2DConditionModel, UNetConfig
+from cdd.models.unet import UNet2DConditionModel
 from cdd.types import Condition, Text
 
-CONFIG = UNetConfig(
-  block_out_channels=(8, 16),
-  down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
-  up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'),
-  layers_per_block=1,
-  cross_attention_dim=12,
-  attention_head_dim=2,
-  norm_num_groups=4,
-)
 RNG = np.random.default_rng(0)
 Z = jnp.asarray(RNG.normal(size=(2, 8, 8, 4)), jnp.float32)
 TEXT = Text(jnp.asarray(RNG.normal(size=(2, 5, 12)), jnp.float32))

@@ -21,16 +21,6 @@ FAMILIES = dict(
   sdxl=(dict(peers.XL_FIELDS, up_block_types=peers.XL_UP), peers.XL_TEXT),
 )
 
-SMALL = UNetConfig(
-  block_out_channels=(8, 16),
-  down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'),
-  up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
-  layers_per_block=1,
-  cross_attention_dim=12,
-  attention_head_dim=2,
-  norm_num_groups=4,
-)
-
 
 def ours(theirs, fields):
   make = lambda: UNet2DConditionModel(UNetConfig(**fields), rngs=functional.Keys(0))
@@ -46,7 +36,7 @@ def test_a_family_equals_diffusers(family, size):
   z = np.random.default_rng(3).normal(size=(2, *size, 4)).astype(np.float32)
   apply, params = ours(theirs, fields)
   out = apply(params, '__call__', z, jnp.asarray(peers.INDEX), text)
-  peers.close(out, peers.nchw(peers.nhwc(peers.torch_predict(theirs, z, text=text))), 1e-5)
+  peers.close(out, peers.torch_predict(theirs, z, text=text), 1e-5)
 
 
 @pytest.mark.parametrize('name', ['mu_mix', 'controlnet'])
@@ -56,8 +46,8 @@ def test_computing_the_layers_anew_changes_no_gradient_and_keeps_less(name):
   c = Condition(image, peers.TEXT)
 
   def whole():
-    unet = UNet2DConditionModel(SMALL, rngs=functional.Keys(0))
-    return Adapted(unet, ADAPTERS[name](SMALL, rngs=functional.Keys(1), **settings))
+    unet = UNet2DConditionModel(peers.SMALL, rngs=functional.Keys(0))
+    return Adapted(unet, ADAPTERS[name](peers.SMALL, rngs=functional.Keys(1), **settings))
 
   apply, params = functional.bind(whole())
   rng = np.random.default_rng(4)

@@ -30,6 +30,15 @@ FIELDS = dict(
 )
 UP = ('UpBlock2D',) + ('CrossAttnUpBlock2D',) * 3
 CONFIG = UNetConfig(**FIELDS, up_block_types=UP)
+SMALL = UNetConfig(
+  block_out_channels=(8, 16),
+  down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
+  up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'),
+  layers_per_block=1,
+  cross_attention_dim=12,
+  attention_head_dim=2,
+  norm_num_groups=4,
+)
 HINTS = dict(conditioning_embedding_out_channels=(4, 8, 8))
 Z = RNG.normal(size=(2, 8, 8, 4)).astype(np.float32)
 INDEX = np.array([10, 700])
