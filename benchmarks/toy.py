@@ -114,7 +114,7 @@ def train(loss, params, *, updates: int, rate: float, conditional: bool = True):
 def sample(params, *, sampler: str, steps: int):
   x, c = data(jax.random.key(99), 3000, conditional=True)
   z = jax.random.normal(jax.random.key(5), x.shape)
-  grid = times.trailing(SCHEDULE.num_steps, steps)
+  grid = times.Walk().times(SCHEDULE.num_steps, steps)
   walk = functools.partial(SAMPLERS[sampler], schedule=SCHEDULE, times=grid)
   out = walk(lambda z, t: network(params)(z, c, t), z, jax.random.key(6))
   return out[:, 0, 0], x[:, 0, 0], c.argmax(-1)

@@ -318,7 +318,7 @@ def sampling(networks: Networks, frozen: Params) -> Callable:
   @functools.cache
   def compiled(sampler: str, count: int) -> Callable:
     walk = choose(SAMPLERS, sampler, 'sampler')
-    grid = times.trailing(networks.schedule.num_steps, count)
+    grid = times.Walk().times(networks.schedule.num_steps, count)
 
     def run(params, frozen, raw, seed):
       tree = {**frozen, **params}

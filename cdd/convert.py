@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from cdd import build, priors, trees
 from cdd.errors import UserError
 from cdd.export import WEIGHTS
-from cdd.models.pretrained import adapters, diffusers, hub, tensors, trained, weights
+from cdd.models.pretrained import adapters, diffusers, hub, scheduler, tensors, trained, weights
 from cdd.models.pretrained.whole import whole
 
 FLAGS = flags.FLAGS
@@ -84,7 +84,11 @@ def of_run(export: Path, target: Path, *, dtype, max_shard_size: int) -> str:
   spec, _ = adapters.start(settings, unet)
   if own and all(path.startswith('adapter.') for path in train):
     return of_adapter(spec, own, target, dtype=dtype)
-  pipeline = prior._replace(configs={**prior.configs, 'unet': unet}, params=everything)
+  pipeline = prior._replace(
+    configs={**prior.configs, 'unet': unet},
+    params=everything,
+    scheduler=scheduler.of_run(prior.scheduler),
+  )
   with whole(target) as new:
     diffusers.save(pipeline, new, dtype=dtype, max_shard_size=max_shard_size)
     if own:

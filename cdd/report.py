@@ -72,7 +72,7 @@ def check(experiment, config) -> None:
   for entry in entries(experiment, config, None) if config.evaluation else ():
     if entry.steps is not None:
       choose(SAMPLERS, entry.sampler, 'sampler')
-      times.trailing(experiment.networks.schedule.num_steps, entry.steps)
+      times.Walk().times(experiment.networks.schedule.num_steps, entry.steps)
 
 
 def entries(experiment, config, params) -> list[Entry]:

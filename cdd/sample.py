@@ -20,6 +20,7 @@ from PIL import Image  # noqa: E402
 
 from cdd.data import TASKS  # noqa: E402
 from cdd.diffusion.samplers import SAMPLERS  # noqa: E402
+from cdd.diffusion.times import SPACINGS  # noqa: E402
 from cdd.errors import UserError  # noqa: E402
 from cdd.eval import grid  # noqa: E402
 from cdd.registry import choose  # noqa: E402
@@ -94,6 +95,7 @@ def define_flags() -> None:
   flags.DEFINE_float('rescale', 0.0, 'Of guidance (Lin et al., 2024).', 0, 1)
   flags.DEFINE_integer('steps', None, "Denoising steps; the sampler's own number.", lower_bound=1)
   flags.DEFINE_string('sampler', None, f'One of {sorted(SAMPLERS)}.')
+  flags.DEFINE_string('spacing', None, f"One of {sorted(SPACINGS)}; the model's own.")
   flags.DEFINE_list('size', None, 'Height,width in pixels.')
   flags.DEFINE_integer('tile', None, 'The side of tiles in pixels, for large images.')
   flags.DEFINE_string('out', 'samples', 'The folder to write to.')
@@ -107,6 +109,7 @@ def run(settings: Mapping[str, Any]) -> None:
   """
   how = How(**{name: settings[name] for name in How._fields})
   choose(SAMPLERS, how.sampler or 'ddim', 'sampler')
+  choose(SPACINGS, how.spacing or 'trailing', 'spacing')
   seeds, size = (whole_numbers(settings[name], name) for name in ('seeds', 'size'))
   pictures = [picture(path) for path in settings['condition'] or ()]
   given = spread({name: settings[name] for name in OF_IMAGE} | dict(seeds=seeds))

@@ -18,11 +18,12 @@ from cdd.diffusion.samplers import SAMPLERS
 from cdd.errors import UserError
 from cdd.export import WEIGHTS
 from cdd.models.networks import Guide, Networks
-from cdd.models.pretrained import adapters, trained
+from cdd.models.pretrained import adapters, scheduler, trained
 from cdd.registry import choose
 from cdd.types import Params
 
-STEPS = dict(consistency=4, consistency_renoise=4)  # Any other sampler: 50.
+# The samplers of distilled models, which start at T whatever a folder says. Any other: 50 steps.
+STEPS = dict(consistency=4, consistency_renoise=4)
 
 
 class How(NamedTuple):
@@ -34,6 +35,7 @@ class How(NamedTuple):
     rescale: gives back a part of the deviation that guidance adds (Lin et al., 2024); 0 is none.
     steps: how many; the sampler's own number if None: 4 for 'consistency', 50 for 'ddim'.
     sampler: one of SAMPLERS; the model's own if None.
+    spacing: one of times.SPACINGS; the model's own if None.
     tile: the side of overlapping tiles in pixels, for images larger than the model can do.
   """
 
@@ -42,6 +44,7 @@ class How(NamedTuple):
   rescale: float = 0.0
   steps: int | None = None
   sampler: str | None = None
+  spacing: str | None = None
   tile: int | None = None
 
   @property
@@ -63,6 +66,7 @@ class Sampler(NamedTuple):
     size: (height, width) in pixels that the U-Net was trained at.
     multiple: what divides the sides of what the U-Net sees, in pixels.
     sampler: the name of the sampler that suits the model.
+    walk: how it goes down the schedule; for a pipeline as its scheduler_config.json says.
     task: `config.data.task` of a run, {} otherwise.
     zero_empty: whether no negative prompt means zeros (SDXL), not the empty text.
     draw: the compiled function.
@@ -74,6 +78,7 @@ class Sampler(NamedTuple):
   size: tuple[int, int]
   multiple: int
   sampler: str
+  walk: times.Walk
   task: Mapping[str, Any]
   zero_empty: bool
   draw: Callable
@@ -116,14 +121,21 @@ class Sampler(NamedTuple):
     z, keys = noise(given['seeds'], self.networks.latent_shape((1, *size, 3))[1:])
     z = z if latents is None else fitting(given['latents'], z)
     tile = how.tile and how.tile // self.networks.factor
-    settings = dict(sampler=how.sampler, steps=how.steps, tile=tile)
+    walk = self.walk_of(how)
+    visited = walk.times(self.networks.schedule.num_steps, how.steps)
+    settings = dict(sampler=how.sampler, visited=visited, clip=walk.clip, tile=tile)
     return np.asarray(self.draw(self.params, raw, away, z, keys, **settings))
 
   def resolved(self, how: How) -> How:
-    """The same with the model's own sampler, and its number of steps, where none is given."""
+    """The same with the model's own sampler, and its steps and spacing, where none is given."""
     sampler = how.sampler or self.sampler
     choose(SAMPLERS, sampler, 'sampler')
-    return how._replace(sampler=sampler, steps=how.steps or STEPS.get(sampler, 50))
+    how = how._replace(sampler=sampler, steps=how.steps or STEPS.get(sampler, 50))
+    return how._replace(spacing=self.walk_of(how).spacing)
+
+  def walk_of(self, how: How) -> times.Walk:
+    walk = times.Walk() if how.sampler in STEPS else self.walk
+    return walk._replace(spacing=how.spacing or walk.spacing)
 
   def words(self, texts: Sequence[str | None], size: tuple[int, int]) -> dict[str, np.ndarray]:
     """The tokens of texts, None being the empty one, and the sizes that SDXL is told."""
@@ -199,8 +211,8 @@ def fitting(latents: Sequence[np.ndarray], z: jax.Array) -> np.ndarray:
 def drawing(networks: Networks) -> Callable:
   """The compiled way from tokens, a condition and noise to images."""
 
-  @partial(jax.jit, static_argnames=('sampler', 'steps', 'tile'))
-  def draw(params, raw, away, z, keys, *, sampler, steps, tile):
+  @partial(jax.jit, static_argnames=('sampler', 'visited', 'clip', 'tile'))
+  def draw(params, raw, away, z, keys, *, sampler, visited, clip, tile):
     c = networks.condition(params, raw, tile=tile)
     guide = None
     if away is not None:
@@ -212,8 +224,8 @@ def drawing(networks: Networks) -> Callable:
     if tile is not None:
       tiling = tiles.tiling(z.shape[1:3], tile=tile, overlap=tile // 2)
     denoise = networks.denoiser(params, c, guide=guide, tiling=tiling)
-    grid = times.trailing(networks.schedule.num_steps, steps)
-    x = SAMPLERS[sampler](denoise, z, keys, schedule=networks.schedule, times=grid)
+    walk = dict(schedule=networks.schedule, times=visited, clip=clip)
+    x = SAMPLERS[sampler](denoise, z, keys, **walk)
     return jnp.clip(networks.decode(params, x, tile=tile), 0, 1)
 
   return draw
@@ -243,7 +255,8 @@ def load(path: str | Path, *, adapter: str | None = None, dtype: str = 'float32'
   everything = {**prior.params, **brought}
   everything |= trained.load(weights, build.divide(config, everything)[0])
   name = 'consistency' if config.method.name == 'conditional' else 'ddim'
-  return of_parts(prior, networks, everything, sampler=name, task=config.data.task.to_dict())
+  task = config.data.task.to_dict()
+  return of_parts(prior, networks, everything, sampler=name, walk=times.Walk(), task=task)
 
 
 def trained_model(path: str) -> tuple[ConfigDict, Path] | None:
@@ -284,10 +297,12 @@ def of_pipeline(path: str, adapter: str | None, dtype: str) -> Sampler:
     plug = dict(name=adapters.config_of(Path(adapter)).name, path=str(adapter))
   spec = ConfigDict(dict(adapter=plug, dtype=dtype))
   networks, brought = build.adapted_networks(spec, prior)
-  return of_parts(prior, networks, {**prior.params, **brought}, sampler='ddim', task={})
+  walk, params = scheduler.walk(prior.scheduler), {**prior.params, **brought}
+  return of_parts(prior, networks, params, sampler='ddim', walk=walk, task={})
 
 
-def of_parts(prior, networks: Networks, params: Params, *, sampler: str, task: dict) -> Sampler:
+def of_parts(prior, networks: Networks, params: Params, **own) -> Sampler:
+  """A Sampler of a prior's networks; `own` are the fields that no network tells."""
   unet = prior.configs['unet']
   side = unet.sample_size * networks.factor
   return Sampler(
@@ -296,8 +311,7 @@ def of_parts(prior, networks: Networks, params: Params, *, sampler: str, task: d
     tokenize=tokens.reader(prior.tokenizers),
     size=(side, side),
     multiple=networks.factor * 2 ** (len(unet.block_out_channels) - 1),
-    sampler=sampler,
-    task=task,
+    **own,
     zero_empty=networks.text_encoder_2 is not None
     and prior.index.get('force_zeros_for_empty_prompt', True),
     draw=drawing(networks),

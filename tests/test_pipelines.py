@@ -95,9 +95,10 @@ def parts(folder, kind, channels=4):
       beta_schedule='scaled_linear',
       beta_start=0.00085,
       beta_end=0.012,
-      timestep_spacing='trailing',
+      timestep_spacing='leading',
+      steps_offset=1,
+      set_alpha_to_one=False,
       clip_sample=False,
-      set_alpha_to_one=True,
     ),
   )
   if kind == 'sdxl':
@@ -156,6 +157,29 @@ def test_our_image_is_the_pipelines(kind, negative, tmp_path):
   draw = lambda **given: model(PROMPTS, latents=latents, steps=STEPS, **given)
   ours = draw(guidance=SCALE, negative=negative)
   same(ours, theirs, draw())
+
+
+@pytest.mark.parametrize(
+  ('kind', 'fields'),
+  [
+    (reference.DDIMScheduler, dict(timestep_spacing='trailing', set_alpha_to_one=True)),
+    (reference.DDIMScheduler, dict(clip_sample=True, clip_sample_range=0.7, steps_offset=0)),
+    (reference.PNDMScheduler, {}),
+    (reference.EulerDiscreteScheduler, dict(timestep_spacing='trailing')),
+  ],
+)
+def test_a_pipeline_is_sampled_as_its_scheduler_says(kind, fields, tmp_path):
+  made, latents = parts(tmp_path, 'sdxl'), noise()
+  made['scheduler'] = kind.from_config(made['scheduler'].config, **fields)
+  folder = folder_of(made, tmp_path)
+  pipeline = reference.StableDiffusionXLPipeline.from_pretrained(folder)
+  config = dict(pipeline.scheduler.config)
+  pipeline.scheduler = reference.DDIMScheduler.from_config(config)
+  theirs = run(pipeline, latents, guidance_scale=1.0)
+  model = sample.load(folder)
+  other = 'leading' if config['timestep_spacing'] == 'trailing' else 'trailing'
+  draw = lambda **given: model(PROMPTS, latents=latents, steps=STEPS, **given)
+  same(draw(), theirs, draw(spacing=other))
 
 
 def test_a_controlnet_beside_a_pipeline(tmp_path):

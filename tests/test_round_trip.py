@@ -29,15 +29,14 @@ def strict(kind, folder):
 
 
 def reference_pipeline(name, folder):
-  """The converted folder with its adapter; the sampler is told what ours does."""
+  """The converted folder with its adapter, and the sampler that the folder names."""
   parts = dict(unet=strict(reference.UNet2DConditionModel, folder / 'unet'), safety_checker=None)
   kind = reference.StableDiffusionInstructPix2PixPipeline
   if name == 'controlnet':
     kind = reference.StableDiffusionControlNetPipeline
     parts[name] = strict(reference.ControlNetModel, folder / name)
   pipeline = kind.from_pretrained(folder, torch_dtype=torch.float32, **parts)
-  settings = dict(timestep_spacing='trailing', clip_sample=False, set_alpha_to_one=True)
-  pipeline.scheduler = reference.DDIMScheduler.from_config(pipeline.scheduler.config, **settings)
+  assert type(pipeline.scheduler) is reference.DDIMScheduler
   pipeline.set_progress_bar_config(disable=True)
   return pipeline
 

@@ -355,6 +355,7 @@ def test_the_command_writes_images_their_settings_and_a_sheet(runs, depth, tmp_p
     (dict(size=['30', '32']), 'size of 30 x 32 pixels has to be a multiple of 4'),
     (dict(tile=30), 'tile of 30 pixels has to be a multiple of 4'),
     (dict(steps=2000), 'Cannot sample in 2000 steps; choose 1'),
+    (dict(spacing='even'), "'even'.*leading"),
     (dict(image_guidance=1.5), 'image_guidance is for models that see the condition beside z'),
   ],
 )

@@ -1,9 +1,12 @@
 """Owns times: how training draws t, and which times a sampler visits."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from cdd.errors import UserError
+from cdd.registry import choose
 
 
 def shared(rng: jax.Array, batch: int, dt: int, num_steps: int) -> jax.Array:
@@ -31,19 +34,57 @@ def logit_normal(
 SAMPLE_T = dict(logit_normal=logit_normal, per_example=per_example, shared=shared)
 
 
-def trailing(num_steps: int, steps: int) -> tuple[int, ...]:
-  """T .. 0 in `steps` even strides, both ends included: 1000, 750, 500, 250, 0."""
-  _check(num_steps, steps)
-  return tuple(round(num_steps * (steps - i) / steps) for i in range(steps + 1))
+def trailing(num_steps: int, steps: int, offset: int = 0) -> list[int]:
+  """T, T - T/n, ...: the one spacing that starts from what is all noise."""
+  return [round(num_steps * (steps - i) / steps) for i in range(steps)]
 
 
-def leading(num_steps: int, steps: int) -> tuple[int, ...]:
-  """diffusers' 'leading' spacing with offset 1: it never visits T."""
-  _check(num_steps, steps)
+def leading(num_steps: int, steps: int, offset: int = 0) -> list[int]:
+  """Multiples of ⌊T/n⌋, moved up by `offset`; it never visits T unless n = T."""
   stride = num_steps // steps
-  return (*(i * stride + 1 for i in reversed(range(steps))), 0)
+  return [i * stride + offset + 1 for i in reversed(range(steps))]
 
 
-def _check(num_steps: int, steps: int) -> None:
-  if not 1 <= steps <= num_steps:
-    raise UserError(f'Cannot sample in {steps} steps; choose 1..{num_steps}.')
+def linspace(num_steps: int, steps: int, offset: int = 0) -> list[int]:
+  """Even from T to 1, both included."""
+  gaps = max(steps - 1, 1)
+  return [1 + round((num_steps - 1) * (1 - i / gaps)) for i in range(steps)]
+
+
+SPACINGS = dict(leading=leading, linspace=linspace, trailing=trailing)
+
+
+class Walk(NamedTuple):
+  """How a sampler goes down the schedule. Our own models are sampled by the defaults.
+
+  diffusers counts its timesteps from 0: its index i is our t = i + 1, as our t = 0 is no noise.
+
+  Attributes:
+    spacing: one of SPACINGS, diffusers' `timestep_spacing`.
+    offset: of 'leading', diffusers' `steps_offset`.
+    last: where the walk ends. 0: the last prediction x̂; 1: the level of the first timestep, which
+      keeps a little noise (`set_alpha_to_one=False`).
+    clip: the largest |x̂|, or None (`clip_sample`, `clip_sample_range`).
+  """
+
+  spacing: str = 'trailing'
+  offset: int = 0
+  last: int = 0
+  clip: float | None = None
+
+  def times(self, num_steps: int, steps: int) -> tuple[int, ...]:
+    """The times to visit, in `steps` steps, the last included: 1000, 750, 500, 250, 0.
+
+    Raises:
+      UserError: an unknown spacing, or more steps than the schedule has room for.
+    """
+    spaced = choose(SPACINGS, self.spacing, 'spacing')
+    if not 1 <= steps <= num_steps:
+      raise UserError(f'Cannot sample in {steps} steps; choose 1..{num_steps}.')
+    times = spaced(num_steps, steps, self.offset)
+    if times[0] > num_steps:
+      raise UserError(
+        f'Cannot sample in {steps} steps: {self.spacing!r} with offset {self.offset} would start '
+        f'at {times[0]} of {num_steps}; choose fewer steps or another spacing.'
+      )
+    return (*times, self.last)

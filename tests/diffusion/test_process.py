@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffusers import DDIMScheduler
 
 from cdd.diffusion import distances, guidance, parametrizations, predictors, schedules, times
 from cdd.diffusion.process import Level, Pair, compose, decompose, velocity
@@ -129,12 +130,25 @@ def test_times_lie_between_dt_and_t_inclusive_and_shared_draws_one():
   assert len(np.unique(times.shared(jax.random.key(1), 64, 1, 1000))) == 1
 
 
-def test_spacings_start_where_they_say_and_end_clean():
-  assert times.trailing(1000, 4) == (1000, 750, 500, 250, 0)
-  assert times.trailing(1000, 1) == (1000, 0)
-  assert times.leading(1000, 4) == (751, 501, 251, 1, 0)
+def test_a_walk_starts_and_ends_where_it_says():
+  assert times.Walk().times(1000, 4) == (1000, 750, 500, 250, 0)
+  assert times.Walk().times(1000, 1) == times.Walk('linspace').times(1000, 1) == (1000, 0)
+  assert times.Walk('leading', offset=1, last=1).times(1000, 4) == (752, 502, 252, 2, 1)
   with pytest.raises(ValueError, match='0 steps'):
-    times.trailing(1000, 0)
+    times.Walk().times(1000, 0)
+  with pytest.raises(ValueError, match='1001 of 1000'):
+    times.Walk('leading', offset=1).times(1000, 1000)
+  with pytest.raises(ValueError, match="'even'.*trailing"):
+    times.Walk('even').times(1000, 4)
+
+
+@pytest.mark.parametrize('spacing', sorted(times.SPACINGS))
+@pytest.mark.parametrize('steps', [2, 3, 7, 20, 50, 999, 1000])
+def test_the_spacings_are_those_of_diffusers(spacing, steps):
+  theirs = DDIMScheduler(timestep_spacing=spacing)
+  theirs.set_timesteps(steps)
+  ours = times.Walk(spacing).times(1000, steps)
+  assert [t - 1 for t in ours[:-1]] == theirs.timesteps.tolist()
 
 
 def test_guidance_of_one_is_none_and_its_arguments_are_named():

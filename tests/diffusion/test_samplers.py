@@ -9,6 +9,7 @@ import torch
 from cdd.diffusion import schedules, times
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.diffusion.samplers.ddim import ddim
+from cdd.models.pretrained import scheduler
 
 MEAN, STD = 0.7, 0.5
 SCHEDULE = schedules.scaled_linear(zero_terminal_snr=True)
@@ -26,7 +27,7 @@ def denoise(z, t):
 
 def run(sampler, steps, count=20000, **settings):
   z = jax.random.normal(jax.random.key(0), (count, 1, 1, 1))
-  grid = times.trailing(1000, steps)
+  grid = times.Walk().times(1000, steps)
   sample = jax.jit(
     lambda z: sampler(denoise, z, jax.random.key(1), schedule=SCHEDULE, times=grid, **settings)
   )
@@ -45,7 +46,16 @@ def test_one_step_returns_the_signal_predicted_at_pure_noise(name):
   np.testing.assert_allclose(run(SAMPLERS[name], 1, count=8), MEAN, atol=1e-5)
 
 
-def test_ddim_takes_the_steps_that_diffusers_takes():
+@pytest.mark.parametrize(
+  'fields',
+  [
+    dict(timestep_spacing='trailing', clip_sample=False),
+    dict(timestep_spacing='leading', steps_offset=1, set_alpha_to_one=False, clip_sample=False),
+    dict(timestep_spacing='leading', set_alpha_to_one=False),
+    dict(timestep_spacing='leading', clip_sample_range=0.8),
+  ],
+)
+def test_ddim_takes_the_steps_that_diffusers_takes(fields):
   from diffusers import DDIMScheduler
 
   theirs = DDIMScheduler(
@@ -54,9 +64,7 @@ def test_ddim_takes_the_steps_that_diffusers_takes():
     beta_end=0.012,
     prediction_type='v_prediction',
     rescale_betas_zero_snr=True,
-    timestep_spacing='trailing',
-    clip_sample=False,
-    set_alpha_to_one=True,
+    **fields,
   )
   theirs.set_timesteps(5)
   start = np.random.default_rng(0).normal(size=(6, 1, 1, 1)).astype(np.float32)
@@ -65,8 +73,9 @@ def test_ddim_takes_the_steps_that_diffusers_takes():
     t = jnp.full((6, 1, 1, 1), int(index) + 1)
     v = torch.tensor(np.asarray(denoise(jnp.asarray(z.numpy()), t)))
     z = theirs.step(v, index, z).prev_sample
-  grid = times.trailing(1000, 5)
-  ours = ddim(denoise, jnp.asarray(start), jax.random.key(0), schedule=SCHEDULE, times=grid)
+  walk = scheduler.walk(theirs.config)
+  visited = dict(times=walk.times(1000, 5), clip=walk.clip)
+  ours = ddim(denoise, jnp.asarray(start), jax.random.key(0), schedule=SCHEDULE, **visited)
   np.testing.assert_allclose(ours, z.numpy(), atol=2e-4)
 
 
@@ -89,7 +98,7 @@ def test_ancestral_has_the_posterior_variance_of_ddpm():
 def test_renoising_uses_fresh_noise_and_the_deterministic_sampler_none():
   fresh = [run(SAMPLERS['consistency_renoise'], 3, count=5)]
   z = jax.random.normal(jax.random.key(0), (5, 1, 1, 1))
-  grid = times.trailing(1000, 3)
+  grid = times.Walk().times(1000, 3)
   other = SAMPLERS['consistency_renoise'](
     denoise, z, jax.random.key(9), schedule=SCHEDULE, times=grid
   )
@@ -101,6 +110,7 @@ def test_renoising_uses_fresh_noise_and_the_deterministic_sampler_none():
   assert np.array_equal(a, b)
 
 
-def test_times_that_do_not_fall_to_zero_are_an_error():
-  with pytest.raises(ValueError, match='fall strictly to 0'):
-    ddim(denoise, jnp.zeros((1, 1, 1, 1)), jax.random.key(0), schedule=SCHEDULE, times=(10, 10, 0))
+@pytest.mark.parametrize('visited', [(10, 10, 0), (10, 5, 7), (10, 5, -1)])
+def test_times_that_do_not_fall_are_an_error(visited):
+  with pytest.raises(ValueError, match='fall strictly'):
+    ddim(denoise, jnp.zeros((1, 1, 1, 1)), jax.random.key(0), schedule=SCHEDULE, times=visited)

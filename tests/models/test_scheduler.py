@@ -35,6 +35,7 @@ def test_the_noise_is_that_of_the_folder(fields, tmp_path):
     (dict(prediction_type='flow'), "'flow'.*v_prediction"),
     (dict(beta_schedule='sigmoid'), "'sigmoid'.*scaled_linear"),
     (dict(thresholding=True), 'thresholding'),
+    (dict(timestep_spacing='even'), "'even'.*trailing"),
     (dict(variance_type='learned_range'), 'learned_range'),
     (dict(_class_name='EDMEulerScheduler'), 'EDMEulerScheduler'),
     (dict(_class_name='FlowMatchEulerDiscreteScheduler'), 'FlowMatchEuler'),

@@ -7,7 +7,7 @@ from cdd.diffusion.process import Level, Pair, compose
 from cdd.diffusion.samplers import loop
 
 
-def ddim(denoise, z, rng, *, schedule, times, eta: float = 0.0):
+def ddim(denoise, z, rng, *, eta: float = 0.0, **walk):
   """DDIM; `eta` 1 adds the noise of the ancestral sampler, 0 none. Arguments as `loop.run`."""
 
   def update(pair: Pair, at_t: Level, at_s: Level, key: jax.Array) -> jax.Array:
@@ -18,9 +18,9 @@ def ddim(denoise, z, rng, *, schedule, times, eta: float = 0.0):
     kept = jnp.sqrt(jnp.maximum(at_s.sigma**2 - std**2, 0))
     return compose(pair, Level(at_s.alpha, kept)) + std * loop.noise(key, pair.x)
 
-  return loop.run(update, denoise, z, rng, schedule=schedule, times=times)
+  return loop.run(update, denoise, z, rng, **walk)
 
 
-def ancestral(denoise, z, rng, *, schedule, times):
+def ancestral(denoise, z, rng, **walk):
   """The posterior q(z_s | z_t, x̂) of Ho et al. (2020): DDIM with eta = 1."""
-  return ddim(denoise, z, rng, schedule=schedule, times=times, eta=1.0)
+  return ddim(denoise, z, rng, eta=1.0, **walk)

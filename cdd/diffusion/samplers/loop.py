@@ -1,6 +1,7 @@
 """Owns the loop that every sampler shares: one compiled body, whatever the number of steps."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -20,35 +21,38 @@ def run(
   *,
   schedule: Schedule,
   times: Sequence[int],
+  clip: float | None = None,
 ) -> jax.Array:
-  """Walks z down `times`, which fall to 0; returns x̂ of the last evaluation.
+  """Walks z down `times`; at 0, where there is no noise, z is x̂ of the last evaluation.
 
   Args:
     denoise: (z [b, h, w, c], t int32 [b, 1, 1, 1]) -> v.
     z: noise at times[0].
     rng: a key, or one per image, [b]; then what an image draws does not depend on its batch.
+    times: as `Walk.times` gives them.
+    clip: the largest |x̂|; ε̂ stays what was predicted, as in diffusers.
 
   Raises:
-    ValueError: the times do not fall strictly to 0.
+    ValueError: the times do not fall.
   """
   times = tuple(times)
-  if times[-1] != 0 or any(s >= t for t, s in zip(times[:-1], times[1:], strict=True)):
-    raise ValueError(f'Sampling times must fall strictly to 0, not {times}.')
+  # A walk that ends at the level of its last evaluation stays there.
+  if any(s >= t for t, s in pairwise(times[:-1])) or not 0 <= times[-1] <= times[-2]:
+    raise ValueError(f'Sampling times must fall strictly, not {times}.')
   at = lambda t: jnp.broadcast_to(t, (z.shape[0], 1, 1, 1))
-
-  def evaluate(z, t):
-    return decompose(z, denoise(z, at(t)), schedule(at(t)))
 
   def body(z, item):
     t, s, key = item
-    return update(evaluate(z, t), schedule(at(t)), schedule(at(s)), key), None
+    at_t, at_s = schedule(at(t)), schedule(at(s))
+    pair = decompose(z, denoise(z, at(t)), at_t)
+    if clip is not None:
+      pair = pair._replace(x=jnp.clip(pair.x, -clip, clip))
+    return update(pair, at_t, at_s, key), None
 
   grid = jnp.array(times, jnp.int32)
   split = lambda key: jax.random.split(key, len(times))
   keys = jax.vmap(split, out_axes=1)(rng) if rng.ndim else split(rng)
-  if len(times) > 2:
-    z, _ = jax.lax.scan(body, z, (grid[:-2], grid[1:-1], keys[:-2]))
-  return evaluate(z, grid[-2]).x
+  return jax.lax.scan(body, z, (grid[:-1], grid[1:], keys[:-1]))[0]
 
 
 def noise(key: jax.Array, like: jax.Array) -> jax.Array:

@@ -1,20 +1,19 @@
-"""Owns scheduler_config.json: the noise schedule and the prediction that a U-Net was trained with.
-
-The fields of diffusers' own samplers (steps_offset, set_alpha_to_one, timestep_spacing, clip_sample
-and the like) change neither; they are kept for diffusers, and our samplers have settings of theirs.
-"""
+"""Owns scheduler_config.json: what a U-Net was trained with, and how it is meant to be sampled."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdd.diffusion import parametrizations, schedules
+from cdd.diffusion import parametrizations, schedules, times
 from cdd.errors import UserError
 from cdd.models.pretrained import weights
+from cdd.registry import choose
 
 NAME = 'scheduler_config.json'
 # Families whose noise is no table of β.
 OTHERS = ('EDM', 'FlowMatch', 'KarrasVe', 'ScoreSdeVe', 'VQDiffusion')
+
+CLIPPING = ('DDIMScheduler', 'DDPMScheduler')  # They clip unless they are told not to.
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -49,4 +48,27 @@ def check(fields: Mapping[str, Any]) -> None:
     raise UserError(
       f'Unknown prediction_type {kind!r}; choose one of {sorted(parametrizations.KINDS)}.'
     )
+  if 'timestep_spacing' in fields:
+    choose(times.SPACINGS, fields['timestep_spacing'], 'timestep_spacing')
   schedules.from_diffusers(fields)
+
+
+def walk(fields: Mapping[str, Any]) -> times.Walk:
+  """How the folder says it is to be sampled, as `DDIMScheduler.from_config` reads its fields.
+
+  Whatever its class: those of other samplers of diffusers (PNDM, Euler) carry the same fields. One
+  that does not know clip_sample does not clip.
+  """
+  clips = fields.get('clip_sample', fields.get('_class_name') in CLIPPING)
+  return times.Walk(
+    spacing=fields.get('timestep_spacing', 'leading'),
+    offset=fields.get('steps_offset', 0),
+    last=0 if fields.get('set_alpha_to_one', True) else 1,
+    clip=fields.get('clip_sample_range', 1.0) if clips else None,
+  )
+
+
+def of_run(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields with which diffusers samples a model of ours as we do: DDIM by `times.Walk()`."""
+  ours = dict(timestep_spacing='trailing', set_alpha_to_one=True, clip_sample=False)
+  return {**fields, '_class_name': 'DDIMScheduler', **ours}
