@@ -33,6 +33,7 @@ SETTINGS = dict(
   rescale=0.0,
   steps=2,
   sampler=None,
+  spacing=None,
   size=None,
   tile=None,
 )
