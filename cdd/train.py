@@ -80,13 +80,13 @@ def fit(experiment, config, workdir: Path):
   """Runs the steps that are left; returns the final state, or None if a signal stopped it."""
   with contextlib.ExitStack() as stack:
     checkpoints = checkpoint.Checkpoints(
-      workdir / 'checkpoints', keep=config.log.keep, best='score'
+      workdir / 'checkpoints', experiment.abstract, keep=config.log.keep, best='score'
     )
     stack.callback(checkpoints.close)  # Waits for what is being written.
     if checkpoints.latest() is None:
       state = experiment.initial()
     else:
-      state, place = checkpoints.restore(experiment.abstract)
+      state, place = checkpoints.restore()
       experiment.batches.set_state(place)
     start = int(state.step)
     main = jax.process_index() == 0
@@ -145,7 +145,6 @@ class Loop:
     batch = sharding.put_batch(batch, self._experiment.mesh)
     state, metrics = self._experiment.step(state, batch)
     self._newest = step, metrics
-    self._bar.update()
     if step % self._config.log.every == 0:
       self.flush()
       self._pending = step, metrics, self._waited
@@ -168,7 +167,7 @@ class Loop:
     if self._log:
       self._log.scalars(step, values)
     shown = [name for name in ('loss', 'consistency', 'guidance') if name in values]
-    self._bar.set_postfix({name: f'{values[name]:.4f}' for name in shown}, refresh=False)
+    self._bar.set_postfix({name: f'{values[name]:.4f}' for name in shown})
 
   def settle(self) -> None:
     """Flushes, and makes sure of the newest step, so that nothing broken is saved."""
@@ -176,8 +175,12 @@ class Loop:
     self.read(*self._newest)
 
   def read(self, step: int, metrics) -> dict[str, float]:
-    """Metrics as numbers; a loss or a gradient that is not finite ends the run."""
+    """Metrics as numbers; a loss or a gradient that is not finite ends the run.
+
+    The bar moves here: what is read is done, while the loop itself is ahead of the device.
+    """
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    self._bar.update(step - self._bar.n)
     for name in ('loss', 'grad_norm'):
       if not np.isfinite(values[name]):
         rate = self._config.optimizer.learning_rate

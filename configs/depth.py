@@ -44,7 +44,7 @@ def full(config: ConfigDict) -> None:
 
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument, methods=methods.METHODS)
-  steps = dict(full=50_000, small=800, tiny=300)
+  steps = dict(full=50_000, small=800, tiny=200)
   config = common.experiment('depth', chosen, methods.METHODS, steps=steps)
   config.evaluation.condition_row = 'condition'
   if chosen['size'] == 'full':

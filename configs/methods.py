@@ -18,7 +18,7 @@ def conditional() -> dict:
       d_x=dict(name='squared_l2'),
       eps_weight=1.0,
       eps_warmup=0,
-      x_weight=2.0,
+      x_weight=4.0,
       x_space='latent',
       weighting='velocity',
     ),

@@ -42,7 +42,7 @@ def full(config: ConfigDict) -> None:
 
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument, methods=methods.METHODS)
-  steps = dict(full=100_000, small=600, tiny=300)
+  steps = dict(full=100_000, small=600, tiny=200)
   config = common.experiment('super_resolution', chosen, methods.METHODS, steps=steps)
   if chosen['method'] == 'conditional':
     config.method.x_weight = 8.0  # A short window: the low resolution leaves little open.

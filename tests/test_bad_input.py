@@ -45,7 +45,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint_whole(co
     train.run(config, workdir)
   assert steps_in(workdir) == [1] and not (workdir / 'export').exists()
   experiment = build.experiment(config, workdir)
-  state, _ = checkpoint.Checkpoints(workdir / 'checkpoints').restore(experiment.abstract)
+  state, _ = checkpoint.Checkpoints(workdir / 'checkpoints', experiment.abstract).restore()
   assert int(state.step) == 1
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.target)))
 

@@ -13,8 +13,14 @@ from cdd.training.state import State
 class Checkpoints:
   """The checkpoints below one folder; a step is there whole or not at all."""
 
-  def __init__(self, folder: Path, *, keep: int = 2, best: str | None = None):
-    """`best`: the metric (lower is better) whose best checkpoint is kept besides the last."""
+  def __init__(self, folder: Path, abstract: State, *, keep: int = 2, best: str | None = None):
+    """For states like `abstract`, which says their shapes and places.
+
+    Args:
+      keep: how many of the last stay.
+      best: the metric (lower is better) whose best checkpoint stays besides them.
+    """
+    self._abstract = abstract
     kept = [policies.LatestN(keep)]
     if best:
       lower = lambda metrics: metrics[best] if metrics else float('inf')
@@ -25,6 +31,10 @@ class Checkpoints:
       )
     self._manager = ocp.CheckpointManager(
       Path(folder).absolute(),
+      item_handlers=dict(
+        state=ocp.StandardCheckpointHandler(save_concurrent_gb=in_flight(abstract)),
+        data=ocp.JsonCheckpointHandler(),
+      ),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept), enable_async_checkpointing=True
       ),
@@ -40,11 +50,11 @@ class Checkpoints:
     )
     self._manager.save(step, args=items, metrics=metrics)
 
-  def restore(self, abstract: State, step: int | None = None) -> tuple[State, Any]:
-    """The state (placed as `abstract` says) and the data iterator's place, of the last step."""
+  def restore(self, step: int | None = None) -> tuple[State, Any]:
+    """The state, placed as `abstract` said, and the data iterator's place; of the last step."""
     step = self.latest() if step is None else step
     items = ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+      state=ocp.args.StandardRestore(self._abstract), data=ocp.args.JsonRestore()
     )
     got = self._manager.restore(step, args=items)
     return got['state'], got['data']['iterator']
@@ -52,6 +62,15 @@ class Checkpoints:
   def close(self) -> None:
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def in_flight(abstract: State) -> int:
+  """How much of a state may be on its way to the disk at a time, in GB: at least its largest array.
+
+  Orbax's own limit, 96, would hold all of it in memory once more.
+  """
+  sizes = (leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+  return 1 + max(sizes) // 10**9
 
 
 def abstract(state, shardings):
