@@ -134,6 +134,7 @@ class Sampler(NamedTuple):
     return how._replace(spacing=self.walk_of(how).spacing)
 
   def walk_of(self, how: How) -> times.Walk:
+    """The model's own walk, or a distilled model's from T; its spacing as `how` asks."""
     walk = times.Walk() if how.sampler in STEPS else self.walk
     return walk._replace(spacing=how.spacing or walk.spacing)
 

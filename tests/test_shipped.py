@@ -19,7 +19,7 @@ STEPS = (1, 4)
 def test_the_shipped_models_measure_what_the_results_say(task, tmp_path):
   config = runpy.run_path(str(tiny.ROOT / f'configs/{task}.py'))['get_config']('tiny')
   experiment = build.experiment(config, tmp_path)
-  batches = experiment.held_out(512, 32)
+  batches = experiment.held_out(1024, 32)
   documented = json.loads((tiny.ROOT / f'docs/results/{task}.json').read_text())
   for model, label in zip(config.evaluation.shipped, ('finetune', 'ours'), strict=True):
     tree = trained.load(report.SHIPPED / model['file'], experiment.abstract.params)
