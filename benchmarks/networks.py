@@ -103,6 +103,7 @@ def ours(adapter: str, reference: Theirs) -> tuple[Networks, Params, Params]:
     adapted=apply,
     vae=None,
     text_encoder=None,
+    text_encoder_2=None,
     schedule=SCHEDULE,
     prediction='v_prediction',
     scale=1.0,
