@@ -45,7 +45,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
   steps = dict(full=100_000, small=600, tiny=200)
   config = common.experiment('super_resolution', chosen, methods.METHODS, steps=steps)
   if chosen['method'] == 'conditional':
-    config.method.x_weight = 8.0  # A short window: the low resolution leaves little open.
+    config.method.x_weight = 16.0  # A short window: the low resolution leaves little open.
   if chosen['size'] == 'full':
     full(config)
   else:
