@@ -3,8 +3,7 @@
 python -m benchmarks.paired --config=configs/depth.py:tiny --config.evaluation.count=1024 \\
   [--config.data.held_out.start=5000] [--ours=FILE] [--finetune=FILE] [--steps=4,8]
 
-What the examples have in common drops out, so that the standard error of the mean difference is a
-third of that of either mean. The files default to what ships.
+How hard an example is drops out of the difference. The files default to what ships.
 """
 
 from pathlib import Path

@@ -69,7 +69,7 @@ def experiment(task: str, chosen: dict, methods: dict, *, steps: dict) -> Config
   if chosen['size'] != 'full':
     config.optimizer.update(dict(name='muon', learning_rate=1e-3, warmup=20))
   config.evaluation = dict(
-    count=dict(full=1024, small=1024, tiny=128)[chosen['size']],
+    count=128 if chosen['size'] == 'tiny' else 1024,
     batch_size=32,
     steps=(1, 2, 4, 8) if method != 'finetune' else (1, 4, 50),
     sampler='consistency' if method != 'finetune' else 'ddim',
