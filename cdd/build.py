@@ -52,7 +52,7 @@ class Experiment(NamedTuple):
     initial: () -> the state before the first update.
     abstract: the state's shapes with their shardings, for restoring.
     step: (state, batch) -> (state, metrics); donates the state.
-    batches: the training batches, an iterator with get_state and set_state.
+    batches: the training batches, an iterator with get_state, set_state and close.
     held_out: (count, batch_size) -> fixed evaluation batches.
     sample: (params, batch, seed, sampler=, steps=) -> images [b, H, W, 3] in [0, 1].
     reconstruct: (params, images) -> images, through the autoencoder.
@@ -286,7 +286,15 @@ def encoded(settings, source, task, networks: Networks, prior, folder: Path) -> 
   )
   encoders = dict(image=encode, **of_condition[networks.condition_space])
   if jax.process_index() == 0 and not folder.exists():
-    latents.write(folder, source, task, encoders, count=settings.cache)
+    latents.write(
+      folder,
+      source,
+      task,
+      encoders,
+      count=settings.cache,
+      threads=settings.threads,
+      workers=settings.workers,
+    )
   multihost_utils.sync_global_devices('latents')
   return latents.Latents(folder), lambda example, rng: example
 
@@ -301,6 +309,7 @@ def batches(config, source, task, tokenize) -> pipeline.Batches:
     seed=config.seed,
     caption_dropout=config.data.caption_dropout,
     threads=config.data.threads,
+    workers=config.data.workers,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )

@@ -83,6 +83,7 @@ def fit(experiment, config, workdir: Path):
       workdir / 'checkpoints', experiment.abstract, keep=config.log.keep, best='score'
     )
     stack.callback(checkpoints.close)  # Waits for what is being written.
+    stack.callback(experiment.batches.close)
     if checkpoints.latest() is None:
       state = experiment.initial()
     else:

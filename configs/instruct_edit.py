@@ -24,6 +24,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
     batch_size=256,
     caption_dropout=0.05,
     threads=16,
+    workers=0,
   )
   config.optimizer.learning_rate = 1e-4
   config.accumulate = 2

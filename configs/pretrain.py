@@ -68,6 +68,7 @@ def data(size: int) -> dict:
     batch_size=32,
     caption_dropout=0.1,
     threads=2,
+    workers=0,
   )
 
 

@@ -20,6 +20,7 @@ def photographs(config: ConfigDict, *, cache: int) -> None:
     batch_size=32,
     caption_dropout=0.1,
     threads=2,
+    workers=0,
     cache=cache,
   )
 
@@ -34,6 +35,7 @@ def full(config: ConfigDict) -> None:
     batch_size=256,
     caption_dropout=0.1,
     threads=16,
+    workers=0,
   )
   config.optimizer.learning_rate = 1e-5
   config.accumulate = 2

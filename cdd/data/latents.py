@@ -6,13 +6,39 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import filelock
+import grain
 import numpy as np
 from tqdm import tqdm
 
+from cdd.data import pipeline
 from cdd.errors import UserError
 
 
-def write(
+def write(folder: Path, source, task: Callable, encoders: Mapping[str, Callable], **settings):
+  """Encodes the first examples of a source; the folder is there whole or not at all.
+
+  Of several runs at once the first encodes, and the others wait for it.
+
+  Args:
+    task: (example, rng) -> dict; example i is drawn with the generator of (0, i).
+    encoders: picture ('image', 'condition') -> what makes the array to keep of a batch of them
+      [b, H, W, 3] in [0, 1]; it is kept as float16, or as it is if whole numbers.
+    settings: the count, and what `encode` takes besides.
+
+  Raises:
+    UserError: the source is shorter than the count.
+  """
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with filelock.FileLock(folder.with_suffix('.lock')):
+    if not folder.exists():
+      new = folder.with_suffix('.tmp')
+      shutil.rmtree(new, ignore_errors=True)
+      encode(new, source, task, encoders, **settings)
+      os.replace(new, folder)
+
+
+def encode(
   folder: Path,
   source,
   task: Callable,
@@ -20,42 +46,38 @@ def write(
   *,
   count: int,
   batch_size: int = 32,
+  threads: int = 2,
+  workers: int = 0,
 ) -> None:
-  """Encodes the first `count` examples of a source; the folder is there whole or not at all.
+  """Writes the arrays and the captions of `write`.
 
   Args:
-    task: (example, rng) -> dict; example i is drawn with the generator of (0, i).
-    encoders: picture ('image', 'condition') -> what makes the array to keep of a batch of them
-      [b, H, W, 3] in [0, 1]; it is kept as float16, or as it is if whole numbers.
-
-  Raises:
-    UserError: the source is shorter than `count`.
+    threads, workers: what draws the examples (`pipeline.prefetched`).
   """
   if count > len(source):
     raise UserError(f'Cannot encode {count} of {len(source)} examples (data.cache).')
-  new = folder.with_name(folder.name + '.tmp')
-  shutil.rmtree(new, ignore_errors=True)
-  new.mkdir(parents=True)
+  folder.mkdir()
+  draw = lambda i, example: task(example, np.random.default_rng((0, i)))
+  drawn = grain.MapDataset.source(source)[:count].map_with_index(draw).batch(batch_size)
+  total = len(drawn)
+  drawn = pipeline.prefetched(drawn, threads=threads, workers=workers)
   captions, files = [], {}
-  for start in tqdm(range(0, count, batch_size), desc='encoding', unit='batch', dynamic_ncols=True):
-    numbers = range(start, min(start + batch_size, count))
-    examples = [task(source[i], np.random.default_rng((0, i))) for i in numbers]
-    captions += [example['caption'] for example in examples]
-    for name, encode in encoders.items():
-      pictures = np.stack([example[name] for example in examples])
-      short = batch_size - len(pictures)  # The last batch is filled up, so that one shape compiles.
-      filled = np.concatenate([pictures, np.repeat(pictures[-1:], short, axis=0)])
-      array = np.asarray(encode(filled))[: len(pictures)]
+  for batch in tqdm(drawn, desc='encoding', total=total, unit='batch', dynamic_ncols=True):
+    start, here = len(captions), len(batch['caption'])
+    captions += map(str, batch['caption'])
+    for name, encoder in encoders.items():
+      # The last batch is filled up, so that one shape compiles.
+      filled = np.concatenate([batch[name], np.repeat(batch[name][-1:], batch_size - here, axis=0)])
+      array = np.asarray(encoder(filled))[:here]
       kind = array.dtype if np.issubdtype(array.dtype, np.integer) else np.float16
       if name not in files:
-        shape = (count, *array.shape[1:])
-        path = str(new / f'{name}.npy')
-        files[name] = np.lib.format.open_memmap(path, 'w+', kind, shape)
-      files[name][start : start + len(array)] = array
+        path = str(folder / f'{name}.npy')
+        files[name] = np.lib.format.open_memmap(path, 'w+', kind, (count, *array.shape[1:]))
+      files[name][start : start + here] = array
+  drawn.close()
   for file in files.values():
     file.flush()
-  (new / 'captions.json').write_text(json.dumps(captions))
-  os.replace(new, folder)
+  (folder / 'captions.json').write_text(json.dumps(captions))
 
 
 class Latents:
@@ -66,6 +88,9 @@ class Latents:
     self._captions = json.loads((self._folder / 'captions.json').read_text())
     files = sorted(self._folder.glob('*.npy'))
     self._arrays = {path.stem: np.load(path, mmap_mode='r') for path in files}
+
+  def __reduce__(self):
+    return Latents, (self._folder,)  # A worker is sent the place, not what is there.
 
   def __len__(self):
     return len(self._captions)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import grain
 import numpy as np
+from absl import flags
 
 from cdd.errors import UserError
 
@@ -27,10 +28,14 @@ class Batches:
     seed: int,
     caption_dropout: float = 0.0,
     threads: int = 2,
+    workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
   ):
     """`batch_size` counts all processes; this one yields its part.
+
+    Args:
+      threads, workers: what draws the examples (`prefetched`).
 
     Raises:
       UserError: the processes do not divide the batch.
@@ -47,8 +52,7 @@ class Batches:
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(prepare)
     # The remainder of an endless stream; counting it overflows for batches of one.
     dataset = dataset[mine].batch(batch_size // process_count, drop_remainder=True)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-    self._iterator = iter(dataset.to_iter_dataset(options))
+    self._iterator = prefetched(dataset, threads=threads, workers=workers)
 
   def __iter__(self):
     return self
@@ -61,6 +65,25 @@ class Batches:
 
   def set_state(self, state: dict) -> None:
     self._iterator.set_state(state)
+
+  def close(self) -> None:
+    """Ends what works ahead."""
+    self._iterator.close()
+
+
+def prefetched(dataset: grain.MapDataset, *, threads: int, workers: int):
+  """An iterator over a dataset, in its order, that threads work ahead of.
+
+  Args:
+    threads: of each process. They share one interpreter, and so about one core.
+    workers: processes of their own to work in, or 0; each holds a copy of the source.
+  """
+  ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+  stream = dataset.to_iter_dataset(ahead)
+  if workers:
+    flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own; a library has parsed none.
+    stream = stream.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=4))
+  return iter(stream)
 
 
 def as_arrays(example: dict, tokenize: Callable, *, dropped: bool = False) -> dict[str, np.ndarray]:

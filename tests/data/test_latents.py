@@ -1,4 +1,7 @@
 import json
+import pickle
+import threading
+import time
 
 import jax
 import numpy as np
@@ -22,7 +25,7 @@ def config(prior):
 
 def test_latents_encoded_ahead_are_those_encoded_online_within_float16(config, tmp_path):
   run = build.experiment(config, tmp_path / 'run')
-  (folder,) = (tmp_path / 'latents').iterdir()
+  (folder,) = (tmp_path / 'latents').glob('*/')
   kept = latents.Latents(folder)
   source = bind(SOURCES, config.data.source, 'source')()
   task = bind(TASKS, config.data.task, 'task')()
@@ -39,11 +42,11 @@ def test_latents_encoded_ahead_are_those_encoded_online_within_float16(config, t
 
 def test_a_run_with_a_cache_trains_and_a_second_run_reads_the_same_latents(config, tmp_path):
   train.run(config, tmp_path / 'one')
-  (folder,) = (tmp_path / 'latents').iterdir()
+  (folder,) = (tmp_path / 'latents').glob('*/')
   written = (folder / 'image.npy').stat().st_mtime_ns
   config.seed = 1
   train.run(config, tmp_path / 'two')
-  assert list((tmp_path / 'latents').iterdir()) == [folder]
+  assert list((tmp_path / 'latents').glob('*/')) == [folder]
   assert (folder / 'image.npy').stat().st_mtime_ns == written
   for name in ('one', 'two'):
     rows = [json.loads(row) for row in (tmp_path / name / 'log.jsonl').read_text().splitlines()]
@@ -95,3 +98,46 @@ def test_whole_numbers_are_kept_exactly_and_read_as_pixels(tmp_path):
 def test_a_cache_longer_than_its_source_is_refused(tmp_path):
   with pytest.raises(UserError, match=r'Cannot encode 9 of 8 examples \(data.cache\)'):
     latents.write(tmp_path / 'a', SOURCE, lambda x, rng: x, {}, count=9)
+
+
+def mean(images):
+  return images.mean((1, 2))[:, None, None]
+
+
+def same(example, rng):
+  return example
+
+
+def test_worker_processes_encode_what_threads_encode(tmp_path):
+  for name, workers in (('alone', 0), ('helped', 2)):
+    latents.write(
+      tmp_path / name, SOURCE, same, dict(image=mean), count=7, batch_size=2, workers=workers
+    )
+  for name in ('image.npy', 'captions.json'):
+    assert (tmp_path / 'alone' / name).read_bytes() == (tmp_path / 'helped' / name).read_bytes()
+
+
+def test_of_two_runs_at_once_one_encodes_and_the_other_waits(tmp_path):
+  calls, entered = [], threading.Event()
+
+  def slow(images):
+    calls.append(len(images))
+    entered.set()
+    time.sleep(0.2)
+    return mean(images)
+
+  write = lambda: latents.write(tmp_path / 'a', SOURCE, same, dict(image=slow), count=8)
+  first = threading.Thread(target=write)
+  first.start()
+  assert entered.wait(30)
+  write()
+  first.join()
+  assert len(calls) == 1 and len(latents.Latents(tmp_path / 'a')) == 8
+
+
+def test_a_worker_is_sent_the_place_of_latents_alone(tmp_path):
+  latents.write(tmp_path / 'a', SOURCE, same, dict(image=mean), count=8)
+  kept = latents.Latents(tmp_path / 'a')
+  sent = pickle.dumps(kept)
+  assert len(sent) < 300
+  np.testing.assert_array_equal(pickle.loads(sent)[5]['image_latents'], kept[5]['image_latents'])

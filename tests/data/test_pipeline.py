@@ -60,6 +60,15 @@ def test_a_resumed_iterator_gives_what_an_unbroken_one_gives():
   assert same(take(resumed, 8), take(unbroken, 8))
 
 
+def test_worker_processes_give_the_stream_of_threads_and_resume_in_it():
+  alone, helped = batches(caption_dropout=0.5), batches(caption_dropout=0.5, workers=2)
+  assert same(take(helped, 5), take(alone, 5))
+  resumed = batches(caption_dropout=0.5, workers=2)
+  resumed.set_state(helped.get_state())
+  assert same(take(resumed, 4), take(alone, 4))
+  helped.close(), resumed.close()
+
+
 def test_the_parts_of_two_processes_are_together_the_batch_of_one():
   whole = take(batches(caption_dropout=0.5), 9)
   parts = [
