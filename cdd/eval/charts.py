@@ -67,6 +67,6 @@ def _line(label, line, colour, at_x, at_y, taken) -> list[str]:
   while any(abs(y - other) < 13 for other in taken):  # Keeps labels apart.
     y += 3
   taken.append(y)
-  x = min(xy[-1][0] + 8, WIDTH - RIGHT + 8)
-  parts.append(f'<text class="label" x="{x:.1f}" y="{y + 4:.1f}" fill="{colour}">{label}</text>')
+  x = WIDTH - RIGHT + 8  # Beside the chart: a shorter line's label would lie on a longer line.
+  parts.append(f'<text class="label" x="{x}" y="{y + 4:.1f}" fill="{colour}">{label}</text>')
   return parts
