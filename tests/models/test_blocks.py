@@ -1,6 +1,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import nnx
 from scipy.special import expit
 
 from cdd.models import blocks
@@ -29,3 +31,32 @@ def test_silu_and_its_gradient_have_their_closed_forms():
 def test_silu_keeps_the_kind_of_its_input_and_what_is_no_number():
   assert blocks.silu(jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16
   assert np.isnan(blocks.silu(jnp.float32(np.nan)))
+
+
+@pytest.mark.parametrize('shape', [(2, 5, 7, 6), (1, 1, 1, 6), (2, 1, 4, 6)])
+def test_the_four_phases_are_the_enlarged_pictures_convolution_and_so_are_their_gradients(shape):
+  layer = blocks.Upsample2D(6, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  layer.conv.bias[...] = jnp.arange(6.0)
+  x = jax.random.normal(jax.random.key(1), shape)
+  reference = lambda layer, x: layer.conv(blocks.enlarge(x))
+  np.testing.assert_allclose(layer(x), reference(layer, x), rtol=0, atol=1e-5)
+  loss = lambda run: lambda layer, x: (run(layer, x) ** 2).sum()
+  slopes = nnx.grad(loss(lambda layer, x: layer(x)), argnums=(0, 1))(layer, x)
+  expected = nnx.grad(loss(reference), argnums=(0, 1))(layer, x)
+  for ours, theirs in zip(jax.tree.leaves(slopes), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_an_enlarged_picture_cut_to_an_odd_size_is_padded_after_the_cut():
+  layer = blocks.Upsample2D(6, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  x = jax.random.normal(jax.random.key(1), (1, 4, 4, 6))
+  expected = layer.conv(blocks.enlarge(x)[:, :7, :])
+  assert np.array_equal(layer(x, (7, 8)), expected)
+  assert not np.allclose(layer(x)[:, :7], expected, atol=1e-3)
+
+
+def test_an_upsampler_computes_in_its_own_kind():
+  layer = blocks.Upsample2D(6, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+  x = jax.random.normal(jax.random.key(1), (1, 4, 4, 6))
+  assert layer(x).dtype == jnp.bfloat16
+  np.testing.assert_allclose(layer(x), layer.conv(blocks.enlarge(x)), atol=0.05)
