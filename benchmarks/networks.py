@@ -1,7 +1,10 @@
 """Owns the networks and inputs of the benchmarks, the same numbers in jax and in torch."""
 
+import copy
 import inspect
 import os
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import diffusers
@@ -12,7 +15,6 @@ import torch
 from flax import nnx
 
 from cdd import trees
-from cdd.build import initial_adapter
 from cdd.diffusion import schedules
 from cdd.models import functional
 from cdd.models.adapted import Adapted
@@ -20,7 +22,7 @@ from cdd.models.adapters import ADAPTERS
 from cdd.models.networks import Networks
 from cdd.models.pretrained import names
 from cdd.models.unet import UNet2DConditionModel, UNetConfig
-from cdd.types import Condition, Params, Text
+from cdd.types import Batch, Condition, Params, Text
 
 CONFIG = UNetConfig(
   block_out_channels=(64, 128, 192),
@@ -33,26 +35,74 @@ CONFIG = UNetConfig(
 )
 SIDE, FACTOR, WORDS = 16, 8, 77
 SCHEDULE = schedules.scaled_linear()
+PAGE = Path(__file__).parents[1] / 'docs' / 'mu_mix.md'
+RECIPE = {}
+exec(re.search(r'```python\n(.*?)```', PAGE.read_text(), re.S)[1], RECIPE)
 THREADS = len(os.sched_getaffinity(0))  # As many as XLA takes; `taskset -c 0` makes it one.
 
 
+class ControlNet(torch.nn.Module):
+  """diffusers' own; its zero convolutions are moved, as after some training."""
+
+  condition_space = 'pixel'
+
+  def __init__(self, unet: diffusers.UNet2DConditionModel):
+    super().__init__()
+    fields = _known(diffusers.ControlNetModel, dict(CONFIG._asdict(), sample_size=SIDE))
+    self.model = diffusers.ControlNetModel(**fields)
+    with torch.no_grad():
+      for parameter in self.model.parameters():
+        parameter.add_(0.01 * torch.randn_like(parameter))
+
+  def hints(self, image, text):
+    """What of `with_hints` needs neither z nor t: the picture itself."""
+    return image
+
+  def with_hints(self, unet, image, z, text, index):
+    """The prediction [b, c, h, w]."""
+    skips, mid = self.model(z, index, text, image, return_dict=False)
+    residuals = dict(down_block_additional_residuals=skips, mid_block_additional_residual=mid)
+    return unet(z, index, text, **residuals, return_dict=False)[0]
+
+
+class MuMix(torch.nn.Module):
+  """Eq. 10 by the recipe of docs/mu_mix.md, of diffusers' modules."""
+
+  condition_space = 'latent'
+
+  def __init__(self, unet: diffusers.UNet2DConditionModel):
+    super().__init__()
+    self.encoder = copy.deepcopy(unet)
+    self.encoder.up_blocks = torch.nn.ModuleList()
+    self.encoder.conv_norm_out = self.encoder.conv_out = None
+    self.mu = torch.nn.Parameter(torch.tensor(0.3))
+
+  def hints(self, latents, text):
+    """h_η(c), once per image."""
+    at_0 = torch.zeros(len(latents), dtype=torch.int64)
+    _, skips, mid = RECIPE['encode'](self.encoder, latents, at_0, text)
+    return [*skips, mid]
+
+  def with_hints(self, unet, hints, z, text, index):
+    """The prediction [b, c, h, w]."""
+    emb, skips, mid = RECIPE['encode'](unet, z, index, text)
+    mixed = [own + self.mu * (new - own) for own, new in zip([*skips, mid], hints, strict=True)]
+    return RECIPE['decode'](unet, emb, mixed[:-1], mixed[-1], text)
+
+
+THEIR_ADAPTERS = dict(controlnet=ControlNet, mu_mix=MuMix)
+
+
 class Theirs(NamedTuple):
-  """diffusers' modules, in training mode (they hold no dropout), channels last."""
+  """PyTorch's modules, in training mode (they hold no dropout), channels last."""
 
   unet: diffusers.UNet2DConditionModel
-  control: diffusers.ControlNetModel
+  adapter: torch.nn.Module
 
-  def __call__(self, z, image, text, index):
+  def __call__(self, z, condition, text, index):
     """The prediction [b, c, h, w]."""
-    skips, mid = self.control(z, index, text, image, return_dict=False)
-    return self.unet(
-      z,
-      index,
-      text,
-      down_block_additional_residuals=skips,
-      mid_block_additional_residual=mid,
-      return_dict=False,
-    )[0]
+    hints = self.adapter.hints(condition, text)
+    return self.adapter.with_hints(self.unet, hints, z, text, index)
 
 
 class Inputs(NamedTuple):
@@ -62,24 +112,22 @@ class Inputs(NamedTuple):
   image: np.ndarray
   text: np.ndarray
 
-  def condition(self, space: str) -> Condition:
-    """`space`: 'pixel' or 'latent', what an adapter wants."""
+  def batch(self, space: str) -> Batch:
+    """`space`: 'pixel' or 'latent', what an adapter wants as its condition."""
     image = dict(pixel=self.image, latent=self.latents)[space]
-    return Condition(jnp.asarray(image), Text(jnp.asarray(self.text)))
+    condition = Condition(jnp.asarray(image), Text(jnp.asarray(self.text)))
+    return Batch(jnp.asarray(self.latents), condition)
 
 
-def theirs() -> Theirs:
-  """The reference; its zero convolutions are moved, as after some training."""
+def theirs(adapter: str) -> Theirs:
+  """The reference, the U-Net frozen; one U-Net's weights for every adapter."""
   torch.set_num_threads(THREADS)
   torch.manual_seed(0)
-  fields = dict(CONFIG._asdict(), sample_size=SIDE)
-  unet = diffusers.UNet2DConditionModel(**_known(diffusers.UNet2DConditionModel, fields))
-  control = diffusers.ControlNetModel(**_known(diffusers.ControlNetModel, fields))
-  with torch.no_grad():
-    for parameter in control.parameters():
-      parameter.add_(0.01 * torch.randn_like(parameter))
+  fields = _known(diffusers.UNet2DConditionModel, dict(CONFIG._asdict(), sample_size=SIDE))
+  unet = diffusers.UNet2DConditionModel(**fields)
+  plug = THEIR_ADAPTERS[adapter](unet)
   last = torch.channels_last
-  return Theirs(unet.to(memory_format=last), control.to(memory_format=last))
+  return Theirs(unet.requires_grad_(False).to(memory_format=last), plug.to(memory_format=last))
 
 
 def _known(kind, fields: dict) -> dict:
@@ -94,11 +142,8 @@ def ours(adapter: str, reference: Theirs) -> tuple[Networks, Params, Params]:
   make = lambda: Adapted(UNet2DConditionModel(CONFIG, rngs=nnx.Rngs(0)), plug())
   apply, shapes = functional.abstract(make)
   frozen = _convert(reference.unet, shapes, 'unet')
-  train = (
-    _convert(reference.control, shapes, 'adapter')
-    if adapter == 'controlnet'
-    else initial_adapter(kind, plug, frozen)
-  )
+  module = getattr(reference.adapter, 'model', reference.adapter)
+  train = _convert(module, shapes, 'adapter')
   networks = Networks(
     adapted=apply,
     vae=None,
@@ -133,3 +178,8 @@ def inputs(batch: int) -> Inputs:
 def nchw(array) -> torch.Tensor:
   """An NHWC array as a torch tensor [b, c, h, w], channels last in memory."""
   return torch.tensor(np.asarray(array)).permute(0, 3, 1, 2)
+
+
+def in_torch(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+  """(latents, the condition's image, hidden states)."""
+  return nchw(batch.x), nchw(batch.c.image), torch.tensor(np.asarray(batch.c.text.states))

@@ -4,6 +4,7 @@ python -m benchmarks.sampling [--rounds=20]
 """
 
 import argparse
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -12,13 +13,13 @@ import numpy as np
 import torch
 
 from benchmarks import clock, networks
+from cdd.types import Batch
 
 
-def our_evaluation(adapter: str, reference: networks.Theirs, data: networks.Inputs) -> Callable:
+def our_evaluation(adapter: str, reference: networks.Theirs, batch: Batch) -> Callable:
   """() -> the prediction; what does not depend on z is computed beforehand, as samplers do."""
   nets, train, frozen = networks.ours(adapter, reference)
-  tree, z = {**frozen, **train}, jnp.asarray(data.latents)
-  c, index = data.condition(nets.condition_space), jnp.full(len(z), 500, jnp.int32)
+  tree, (z, c), index = {**frozen, **train}, batch, jnp.full(len(batch.x), 500, jnp.int32)
   if nets.depends_on_z:
     run = jax.jit(lambda tree, *args: nets.adapted(tree, '__call__', *args))
     arguments = (tree, z, c, index)
@@ -29,37 +30,41 @@ def our_evaluation(adapter: str, reference: networks.Theirs, data: networks.Inpu
   return lambda: jax.block_until_ready(run(*arguments))
 
 
-def their_evaluation(reference: networks.Theirs, data: networks.Inputs) -> Callable:
-  z, image, text = networks.nchw(data.latents), networks.nchw(data.image), torch.tensor(data.text)
+@torch.inference_mode()
+def their_evaluation(reference: networks.Theirs, batch: Batch) -> Callable:
+  """The same in PyTorch."""
+  z, condition, text = networks.in_torch(batch)
   index = torch.full((len(z),), 500)
+  hints = reference.adapter.hints(condition, text)
 
   def run():
     with torch.inference_mode():
-      return reference(z, image, text, index)
+      return reference.adapter.with_hints(reference.unet, hints, z, text, index)
 
   return run
+
+
+def compare(adapter: str, *, size: int, rounds: int) -> None:
+  """Prints the times of both for a batch of `size`, and how far their predictions are apart."""
+  reference = networks.theirs(adapter)
+  batch = networks.inputs(size).batch(reference.adapter.condition_space)
+  contestants = {
+    'ours': our_evaluation(adapter, reference, batch),
+    'diffusers': their_evaluation(reference, batch),
+  }
+  got = np.asarray(contestants['ours']())
+  expected = contestants['diffusers']().permute(0, 2, 3, 1).numpy()
+  gap = np.abs(got - expected).max() / np.abs(expected).max()
+  print(f'{adapter}, batch {size}; {networks.THREADS} threads; {gap:.1e} of the largest apart')
+  print(clock.table(clock.race(contestants, rounds=rounds), reference='diffusers'), flush=True)
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--rounds', type=int, default=20)
   arguments = parser.parse_args()
-  reference = networks.theirs()
-  for batch in (1, 16):
-    data = networks.inputs(batch)
-    contestants = {
-      'ours, controlnet': our_evaluation('controlnet', reference, data),
-      'ours, mu_mix': our_evaluation('mu_mix', reference, data),
-      'diffusers, controlnet': their_evaluation(reference, data),
-    }
-    got = np.asarray(contestants['ours, controlnet']())
-    expected = contestants['diffusers, controlnet']().permute(0, 2, 3, 1).numpy()
-    gap = np.abs(got - expected).max() / np.abs(expected).max()
-    print(
-      f'batch {batch}; {networks.THREADS} threads; the outputs differ by {gap:.1e} of the largest'
-    )
-    laps = clock.race(contestants, rounds=arguments.rounds)
-    print(clock.table(laps, reference='diffusers, controlnet'))
+  for adapter, size in itertools.product(networks.THEIR_ADAPTERS, (1, 16)):
+    compare(adapter, size=size, rounds=arguments.rounds)
 
 
 if __name__ == '__main__':

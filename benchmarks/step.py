@@ -60,25 +60,25 @@ def our_step(objective: Callable, train: Params, frozen: Params, batch: Batch) -
 
 def their_loss(online: networks.Theirs, target: networks.Theirs, batch, t, eps) -> torch.Tensor:
   """Algorithm 1 in torch; t int64 [b], eps [b, c, h, w]."""
-  x, image, text = batch
+  x, condition, text = batch
   table = [torch.tensor(np.asarray(row)) for row in networks.SCHEDULE]
   level = lambda t: (row[t][:, None, None, None] for row in table)
   index = lambda t: (t - 1).clamp(min=0)
   (alpha_t, sigma_t), (alpha_s, sigma_s), s = level(t), level(t - DT), t - DT
   z_t = alpha_t * x + sigma_t * eps
-  v = online(z_t, image, text, index(t))
+  v = online(z_t, condition, text, index(t))
   x_hat, eps_hat = alpha_t * z_t - sigma_t * v, alpha_t * v + sigma_t * z_t
   with torch.no_grad():
     z_s = alpha_s * x_hat + sigma_s * eps
-    eps_slow = alpha_s * target(z_s, image, text, index(s)) + sigma_s * z_s
+    eps_slow = alpha_s * target(z_s, condition, text, index(s)) + sigma_s * z_s
   mse = torch.nn.functional.mse_loss
   return mse(eps_hat, eps_slow) + mse(x_hat, x)
 
 
 def their_step(online: networks.Theirs, batch) -> Callable:
   """() -> None: one update in eager mode."""
-  target = online._replace(control=copy.deepcopy(online.control).requires_grad_(False))
-  weights, slow = list(online.control.parameters()), list(target.control.parameters())
+  target = online._replace(adapter=copy.deepcopy(online.adapter).requires_grad_(False))
+  weights, slow = list(online.adapter.parameters()), list(target.adapter.parameters())
   adamw = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0, fused=True)
   x = batch[0]
 
@@ -107,29 +107,31 @@ def disagreement(objective, train, frozen, batch: Batch, reference, torch_batch)
   return abs(float(loss) - expected) / expected
 
 
+def compare(adapter: str, *, batch: int, rounds: int) -> None:
+  """Prints the times of both, once their losses agree."""
+  reference = networks.theirs(adapter)
+  nets, train, frozen = networks.ours(adapter, reference)
+  data = networks.inputs(batch).batch(nets.condition_space)
+  torch_data = networks.in_torch(data)
+  objective = our_objective(nets)
+  gap = disagreement(objective, train, frozen, data, reference, torch_data)
+  count = lambda tree: f'{sum(leaf.size for leaf in tree.values()):,}'
+  print(f'{adapter} of {count(train)} parameters, a frozen U-Net of {count(frozen)}')
+  print(f'batch {batch}; {networks.THREADS} threads; the losses differ by {gap:.1e}')
+  contestants = {
+    'ours': our_step(objective, train, frozen, data),
+    'diffusers': their_step(reference, torch_data),
+  }
+  print(clock.table(clock.race(contestants, rounds=rounds), reference='diffusers'), flush=True)
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--rounds', type=int, default=10)
   parser.add_argument('--batch', type=int, default=32)
   arguments = parser.parse_args()
-  reference = networks.theirs()
-  reference.unet.requires_grad_(False)
-  data = networks.inputs(arguments.batch)
-  torch_batch = (networks.nchw(data.latents), networks.nchw(data.image), torch.tensor(data.text))
-  contestants = {}
-  for adapter in ('controlnet', 'mu_mix'):
-    nets, train, frozen = networks.ours(adapter, reference)
-    batch = Batch(jnp.asarray(data.latents), data.condition(nets.condition_space))
-    objective = our_objective(nets)
-    contestants[f'ours, {adapter}'] = our_step(objective, train, frozen, batch)
-    if adapter == 'controlnet':
-      gap = disagreement(objective, train, frozen, batch, reference, torch_batch)
-      count = lambda tree: f'{sum(leaf.size for leaf in tree.values()):,}'
-      print(f'U-Net {count(frozen)} parameters (frozen), ControlNet {count(train)}')
-      print(f'batch {arguments.batch}; {networks.THREADS} threads; the losses differ by {gap:.1e}')
-  contestants['diffusers, controlnet'] = their_step(reference, torch_batch)
-  laps = clock.race(contestants, rounds=arguments.rounds)
-  print(clock.table(laps, reference='diffusers, controlnet'))
+  for adapter in networks.THEIR_ADAPTERS:
+    compare(adapter, batch=arguments.batch, rounds=arguments.rounds)
 
 
 if __name__ == '__main__':
