@@ -105,9 +105,9 @@ def phases(kernel: Array) -> Array:
 
 
 def enlarged(conv: nnx.Conv, x: Array) -> Array:
-  """conv(enlarge(x)) by 4/9 of its products: [b, h, w, c] -> [b, 2h, 2w, d].
+  """conv(enlarge(x)) of a convolution of 3 x 3 taps, [b, h, w, c] -> [b, 2h, 2w, d].
 
-  Where `conv` has 3 x 3 taps, each of the output's four phases is a 2 x 2 convolution of x.
+  Each of the output's four phases is a 2 x 2 convolution of x: 4/9 of the products.
   """
   kernel = phases(jnp.moveaxis(phases(conv.kernel[...].swapaxes(0, 1)), 2, 0))
   kernel, bias, x = (v.astype(conv.dtype) for v in (kernel, conv.bias[...], x))
