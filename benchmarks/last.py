@@ -1,0 +1,27 @@
+"""A run that has ended, measured by its last weights in place of their average.
+
+python -m benchmarks.last RUN   (its own report and metrics.json stay as they are)
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cdd import build, report, train
+
+
+def main(folder: Path) -> None:
+  config = ConfigDict(json.loads((folder / 'config.json').read_text()))
+  experiment = build.experiment(config, folder)
+  state = train.fit(experiment, config, folder)
+  with tempfile.TemporaryDirectory() as scratch:
+    report.evaluate(experiment, config, state.params, Path(scratch))
+
+
+if __name__ == '__main__':
+  if len(sys.argv) != 2:
+    sys.exit('usage: python -m benchmarks.last RUN, a folder with config.json and checkpoints')
+  main(Path(sys.argv[1]))
