@@ -14,6 +14,8 @@ from cdd import build, report, train
 
 
 def main(folder: Path) -> None:
+  if not (folder / 'metrics.json').exists():
+    sys.exit(f'{folder} has no metrics.json: that run has not ended yet.')
   config = ConfigDict(json.loads((folder / 'config.json').read_text()))
   experiment = build.experiment(config, folder)
   state = train.fit(experiment, config, folder)

@@ -35,6 +35,7 @@ CONFIG = UNetConfig(
 )
 SIDE, FACTOR, WORDS = 16, 8, 77
 SCHEDULE = schedules.scaled_linear()
+# What the page tells users to run in PyTorch is what we measure.
 PAGE = Path(__file__).parents[1] / 'docs' / 'mu_mix.md'
 RECIPE = {}
 exec(re.search(r'```python\n(.*?)```', PAGE.read_text(), re.S)[1], RECIPE)
@@ -142,6 +143,7 @@ def ours(adapter: str, reference: Theirs) -> tuple[Networks, Params, Params]:
   make = lambda: Adapted(UNet2DConditionModel(CONFIG, rngs=nnx.Rngs(0)), plug())
   apply, shapes = functional.abstract(make)
   frozen = _convert(reference.unet, shapes, 'unet')
+  # diffusers' ControlNet is held by a module of ours, the parts of μ-mixing are our module's own.
   module = getattr(reference.adapter, 'model', reference.adapter)
   train = _convert(module, shapes, 'adapter')
   networks = Networks(

@@ -108,7 +108,7 @@ def disagreement(objective, train, frozen, batch: Batch, reference, torch_batch)
 
 
 def compare(adapter: str, *, batch: int, rounds: int) -> None:
-  """Prints the times of both, once their losses agree."""
+  """Prints how far the losses of both are apart, and their times."""
   reference = networks.theirs(adapter)
   nets, train, frozen = networks.ours(adapter, reference)
   data = networks.inputs(batch).batch(nets.condition_space)

@@ -223,4 +223,5 @@ class Upsample2D(nnx.Module):
     height, width = size or (None, None)
     if size in (None, (2 * x.shape[1], 2 * x.shape[2])):
       return enlarged(self.conv, x)
+    # What is cut off is not seen by the convolution, which pads with zeros there.
     return self.conv(enlarge(x)[:, :height, :width])
