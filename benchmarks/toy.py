@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from cdd.diffusion import distances, predictors, schedules, times
+from cdd.diffusion.process import decompose
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.methods import conditional, finetune
 from cdd.types import Batch, Nets
@@ -36,6 +37,23 @@ def recipe(**settings):
   return functools.partial(conditional.loss, **SETTINGS, **(common | settings))
 
 
+def asked_at_t(loss, dt: int):
+  """The same loss with the target's ε taken at (ẑ_s, t), as Algorithm 1 prints it."""
+
+  def changed(nets, *rest):
+    def target(z_s, c, s):
+      at_s, at_t = SCHEDULE(s), SCHEDULE(s + dt)
+      eps = decompose(z_s, nets.target(z_s, c, s + dt), at_t).eps
+      return (eps - at_s.sigma * z_s) / at_s.alpha  # The v that has this ε at s.
+
+    return loss(nets._replace(target=target), *rest)
+
+  return changed
+
+
+# Window 125.
+DT_50, DT_125 = (dict(dt=dt, weighting='velocity', x_weight=dt / 125) for dt in (50, 125))
+
 RECIPES = {
   'paper: PREv, dt 1, shared t': recipe(predictor=predictors.prev, dt=1, sample_t=times.shared),
   'x regression alone': recipe(eps_weight=0.0),
@@ -47,8 +65,10 @@ RECIPES = {
   'ddim, dt 20, velocity, window 80': recipe(dt=20, weighting='velocity', x_weight=0.25),
   'ddim, dt 10, velocity, window 100': recipe(dt=10, weighting='velocity', x_weight=0.1),
   'ddim, dt 50, velocity, window 100': recipe(dt=50, weighting='velocity', x_weight=0.5),
-  'ddim, dt 50, velocity, window 125': recipe(dt=50, weighting='velocity', x_weight=0.4),
-  'ddim, dt 125, velocity, window 125': recipe(dt=125, weighting='velocity'),
+  'ddim, dt 50, velocity, window 125': recipe(**DT_50),
+  'ddim, dt 125, velocity, window 125': recipe(**DT_125),
+  'ddim, dt 50, window 125, target at t': asked_at_t(recipe(**DT_50), 50),
+  'ddim, dt 125, window 125, target at t': asked_at_t(recipe(**DT_125), 125),
   'ddim, dt 50, velocity, window 200': recipe(dt=50, weighting='velocity', x_weight=0.25),
   'ddim, dt 20, velocity, window 400': recipe(dt=20, weighting='velocity', x_weight=0.05),
 }
@@ -88,8 +108,8 @@ def data(key, count: int, *, conditional: bool):
   return x.reshape(count, 1, 1, 2), jax.nn.one_hot(which, CONDITIONS) * conditional
 
 
-def train(loss, params, *, updates: int, rate: float, conditional: bool = True):
-  """Parameters after `updates` of Adam, averaged over about the last 200."""
+def train(loss, params, *, updates: int, rate: float, conditional: bool = True, decay=0.95):
+  """Parameters after `updates` of Adam, averaged over about the last 200; `decay` is γ."""
   optimizer = optax.chain(
     optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(rate, 0.0, updates), b2=0.99)
   )
@@ -103,7 +123,7 @@ def train(loss, params, *, updates: int, rate: float, conditional: bool = True):
     value = lambda params: loss(nets(params), Batch(x, c), loss_key, jnp.int32(0))[0]
     changes, opt = optimizer.update(jax.grad(value)(params), opt, params)
     params = optax.apply_updates(params, changes)
-    return (params, average(0.95, target, params), average(0.995, smooth, params), opt), None
+    return (params, average(decay, target, params), average(0.995, smooth, params), opt), None
 
   keys = jax.random.split(jax.random.key(1), updates)
   start = (params, params, params, optimizer.init(params))
@@ -143,6 +163,9 @@ def main() -> None:
   row('finetune (DDIM)', tuned, 'ddim', (1, 2, 4, 8, 50))
   for label, loss in RECIPES.items():
     row(label, train(loss, prior, updates=UPDATES, rate=2e-3), 'consistency', (1, 2, 4, 8))
+  for decay in (0.0, 0.99):
+    params = train(recipe(**DT_125), prior, updates=UPDATES, rate=2e-3, decay=decay)
+    row(f'ddim, dt 125, window 125, γ {decay:g}', params, 'consistency', (1, 2, 4, 8))
 
 
 if __name__ == '__main__':

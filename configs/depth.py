@@ -36,8 +36,8 @@ def full(config: ConfigDict) -> None:
     task=dict(name='depth', depth_kind='inverse'),
     batch_size=256,
     caption_dropout=0.1,
-    threads=16,
-    workers=0,
+    threads=2,
+    workers=16,
   )
   config.optimizer.learning_rate = 1e-5
   config.accumulate = 2

@@ -23,8 +23,8 @@ def get_config(argument: str = 'full') -> ConfigDict:
     task=dict(name='instruct_edit'),
     batch_size=256,
     caption_dropout=0.05,
-    threads=16,
-    workers=0,
+    threads=2,
+    workers=16,
   )
   config.optimizer.learning_rate = 1e-4
   config.accumulate = 2

@@ -34,8 +34,8 @@ def full(config: ConfigDict) -> None:
     task=dict(name='super_resolution', factor=4, degradation=dict(name='real_esrgan')),
     batch_size=256,
     caption_dropout=0.1,
-    threads=16,
-    workers=0,
+    threads=2,
+    workers=16,
   )
   config.optimizer.learning_rate = 1e-5
   config.accumulate = 2

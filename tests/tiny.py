@@ -76,6 +76,7 @@ def small(config: ConfigDict, path: Path) -> ConfigDict:
   if config.prior.path:
     config.prior.path = str(path)
   config.data.batch_size = 2
+  config.data.workers = 0
   if config.data.get('cache'):
     config.data.cache = 4
   for source in (config.data.source, config.data.held_out):

@@ -5,8 +5,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from cdd.data import crops
 from cdd.data.scenes import Scenes
 from cdd.errors import UserError
@@ -31,11 +29,11 @@ def photos(*, split: str, size: int, seed: int = 0, length: int = 10_000_000):
 def image_folder(
   *, path, size: int, split: str | None = None, seed: int = 0, length: int = 10_000_000
 ):
-  """Random crops of the images of a folder.
+  """Random crops of the images of a folder, which may be larger than memory.
 
   Captions are the `text` of the folder's metadata.jsonl (rows of file_name, text and, optionally,
   split), or an image's sibling .txt, or empty. Images that cannot be read are skipped, counted in
-  the source's `skipped` and warned of.
+  the source's `skipped` and warned of: here if their headers tell, else when they are drawn.
 
   Args:
     size: side of the crops in pixels.
@@ -47,15 +45,14 @@ def image_folder(
   folder = Path(path)
   if not folder.is_dir():
     raise UserError(f'There is no image folder {str(path)!r}; set data.source.path to one.')
-  images, captions, skipped = [], [], []
+  pictures, skipped = [], []
   for name, caption in _listing(folder, split):
     try:
-      images.append(crops.pyramid(Image.open(folder / name), size))
-      captions.append(caption)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+      pictures.append(crops.picture(folder / name, caption, size))
+    except crops.UNREADABLE as error:
       logging.warning('Skipped %s: %s', folder / name, error)
       skipped.append(name)
-  if not images:
+  if not pictures:
     of_split = f' of split {split!r}' if split else ''
     raise UserError(
       f'No image{of_split} in {str(path)!r} can be read ({len(skipped)} skipped); '
@@ -63,7 +60,7 @@ def image_folder(
     )
   label = f'image_folder({folder.name!r}, split={split!r}, size={size}, seed={seed})'
   return crops.RandomCrops(
-    images, captions, size=size, seed=seed, length=length, label=label, skipped=skipped
+    pictures, size=size, seed=seed, length=length, label=label, skipped=skipped
   )
 
 

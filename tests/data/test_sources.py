@@ -1,11 +1,12 @@
 import json
 import logging
+import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from cdd.data import sources
+from cdd.data import crops, sources
 from cdd.errors import UserError
 
 # One colour per picture: a crop tells which picture it is from.
@@ -61,9 +62,10 @@ def test_a_corrupt_image_among_many_is_skipped_counted_and_warned_of(tmp_path, c
   Image.new('RGB', (4, 4)).save(tmp_path / 'small.png')
   with caplog.at_level(logging.WARNING):
     source = sources.image_folder(path=tmp_path, size=8)
+    assert sorted(source.skipped) == ['small.png', 'text.jpg']  # Their headers tell.
+    assert seen(source) == {'': set(COLOURS.values())}
   assert sorted(source.skipped) == ['cut.png', 'small.png', 'text.jpg']
-  assert all(name in caplog.text for name in source.skipped)
-  assert seen(source) == {'': set(COLOURS.values())}
+  assert len([r for r in caplog.records if r.message.startswith('Skipped')]) == 3
 
 
 def test_a_row_whose_file_is_missing_is_skipped(tmp_path):
@@ -75,6 +77,44 @@ def test_a_folder_of_corrupt_images_is_an_error_that_names_it(tmp_path):
   (tmp_path / 'a.png').write_bytes(b'\x89PNG nothing')
   with pytest.raises(UserError, match=rf'No image in .*{tmp_path.name}.*\(1 skipped\)'):
     sources.image_folder(path=tmp_path, size=8)
+
+
+def test_a_folder_whose_images_are_all_cut_short_is_an_error_when_it_is_drawn_from(tmp_path):
+  Image.effect_noise((64, 64), 50).save(tmp_path / 'a.png')
+  whole = (tmp_path / 'a.png').read_bytes()
+  (tmp_path / 'a.png').write_bytes(whole[: len(whole) // 2])
+  source = sources.image_folder(path=tmp_path, size=8)
+  with pytest.raises(UserError, match=r"image_folder\('.*', .* damaged, .*a\.png the last"):
+    source[0]
+
+
+def test_a_photograph_taken_upright_stands_upright(tmp_path):
+  lying = np.zeros((16, 24, 3), np.uint8)
+  lying[:, :12] = 255  # Orientation 6: its left becomes the top.
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = 6
+  for name in ('a.jpg', 'a.png', 'a.webp'):
+    Image.fromarray(lying).save(tmp_path / name, exif=exif, quality=95)
+    chosen = crops.picture(tmp_path / name, '', 8)
+    assert chosen.sizes == [(16, 24)]
+    upright = crops.level(chosen.path, chosen.sizes[0])
+    assert upright.shape == (24, 16, 3)
+    assert upright[:11].min() > 230 and upright[13:].max() < 25
+
+
+def test_levels_are_the_image_and_smaller_ones_that_differ_and_leave_room():
+  sides = [(2400, 1200), (1200, 600), (800, 400), (533, 266), (356, 178), (237, 118)]
+  assert crops.sizes(2400, 1200, 64) == sides
+  assert crops.sizes(1000, 1250, 400) == [(1000, 1250), (640, 800), (426, 533)]
+  assert crops.sizes(100, 90, 90) == [(100, 90)]
+
+
+def test_a_source_holds_no_pixels_and_its_crops_do_not_depend_on_what_is_kept():
+  source = sources.photos(split='train', size=16)
+  assert len(pickle.dumps(source)) < 20_000  # What each worker gets.
+  kept = [source[i]['image'] for i in range(8)]
+  crops.level.cache.clear()
+  assert all(np.array_equal(source[i]['image'], kept[i]) for i in reversed(range(8)))
 
 
 def test_a_missing_folder_is_an_error_that_names_it_and_the_setting(tmp_path):
