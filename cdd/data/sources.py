@@ -46,12 +46,15 @@ def image_folder(
   if not folder.is_dir():
     raise UserError(f'There is no image folder {str(path)!r}; set data.source.path to one.')
   pictures, skipped = [], []
-  for name, caption in _listing(folder, split):
+  listing = _listing(folder, split)
+  for name, caption in listing:
     try:
       pictures.append(crops.picture(folder / name, caption, size))
     except crops.UNREADABLE as error:
       logging.warning('Skipped %s: %s', folder / name, error)
       skipped.append(name)
+  if skipped:
+    logging.warning('Skipped %d of %d images in %s.', len(skipped), len(listing), folder)
   if not pictures:
     of_split = f' of split {split!r}' if split else ''
     raise UserError(

@@ -65,7 +65,8 @@ def test_a_corrupt_image_among_many_is_skipped_counted_and_warned_of(tmp_path, c
     assert sorted(source.skipped) == ['small.png', 'text.jpg']  # Their headers tell.
     assert seen(source) == {'': set(COLOURS.values())}
   assert sorted(source.skipped) == ['cut.png', 'small.png', 'text.jpg']
-  assert len([r for r in caplog.records if r.message.startswith('Skipped')]) == 3
+  assert 'Skipped 2 of 6 images in' in caplog.text
+  assert len([r for r in caplog.records if r.message.startswith('Skipped')]) == 3 + 1
 
 
 def test_a_row_whose_file_is_missing_is_skipped(tmp_path):
