@@ -127,10 +127,11 @@ def program(config, networks: Networks, train: Params, mesh) -> tuple[Callable, 
     train: the trainable parameters, or their shapes alone (cdd.plan).
   """
   optimizer = bind(OPTIMIZERS, config.optimizer, 'optimizer')(steps=config.steps)
-  create = lambda params: states.create(params, optimizer)
+  follow = bind(TARGETS, config.target, 'target')
+  apart = bool(jax.eval_shape(follow, train, train, 0))
+  create = lambda params: states.create(params, optimizer, apart=apart)
   shapes = jax.eval_shape(create, train)
   places = sharding.of_state(shapes, mesh)
-  follow = bind(TARGETS, config.target, 'target')
   update = steps.make(objective(config, networks), optimizer, follow, accumulate=config.accumulate)
   return (
     jax.jit(create, out_shardings=places),
@@ -238,7 +239,7 @@ def diffusion_objective(config, networks: Networks) -> Callable:
     c = networks.condition(online, raw)
     nets = Nets(
       online=networks.velocity(online),
-      target=networks.velocity({**frozen, **target}),
+      target=networks.velocity({**online, **target}),
       teacher=networks.velocity({**frozen, **trees.select(frozen, 'teacher')}),
       encode=partial(networks.encode, frozen),
       decode=partial(networks.decode, frozen),

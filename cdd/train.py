@@ -36,9 +36,9 @@ def run(config, workdir: Path) -> None:
   if state is None:
     return
   if jax.process_index() == 0:
-    export.export(experiment, config, state.target, workdir / 'export')
+    export.export(experiment, config, state.evaluated, workdir / 'export')
     if config.evaluation:
-      report.evaluate(experiment, config, state.target, workdir)
+      report.evaluate(experiment, config, state.evaluated, workdir)
 
 
 def check(config, workdir: Path) -> None:
@@ -197,7 +197,7 @@ class Loop:
     every = self._config.log.samples_every
     if not every or (step % every and step != self._config.steps):
       return {}
-    columns, score = report.preview(self._experiment, self._config, state.target)
+    columns, score = report.preview(self._experiment, self._config, state.evaluated)
     self._began = 0.0
     if self._log:
       picture = grid.grid(columns)

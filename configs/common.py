@@ -2,26 +2,34 @@
 
 from ml_collections import ConfigDict, config_dict
 
-SIZES = ('full', 'small', 'tiny')
+from configs.adapters import ADAPTERS, OWN
+from configs.methods import METHODS
+
+# What an argument may say of each option; the first is the default.
+OPTIONS = dict(
+  size=('full', 'small', 'tiny'),
+  method=tuple(METHODS),
+  adapter=tuple(ADAPTERS),
+  train=('everything', 'adapter'),
+)
 
 
-def parse(argument: str | None, *, methods) -> dict:
-  """'tiny,method=finetune' -> dict(size='tiny', method='finetune').
+def parse(argument: str | None) -> dict:
+  """'tiny,method=finetune' -> dict(size='tiny', method='finetune', adapter='mu_mix', ...).
 
   Raises:
     ValueError: an unknown size, option or method; the message names the choices.
   """
-  chosen = dict(size='full', method='conditional')
+  chosen = {option: values[0] for option, values in OPTIONS.items()}
   for part in (argument or 'full').split(','):
     key, _, value = part.rpartition('=')
     key = key or 'size'
     if key not in chosen:
       raise ValueError(f'Unknown option {key!r} in {argument!r}; choose from {sorted(chosen)}.')
     chosen[key] = value
-  choices = dict(size=SIZES, method=tuple(methods))
   for key, value in chosen.items():
-    if value not in choices[key]:
-      raise ValueError(f'Unknown {key} {value!r}; choose one of {sorted(choices[key])}.')
+    if value not in OPTIONS[key]:
+      raise ValueError(f'Unknown {key} {value!r}; choose one of {sorted(OPTIONS[key])}.')
   return chosen
 
 
@@ -32,9 +40,8 @@ def base() -> ConfigDict:
   config.prior = dict(path='packaged', variant=config_dict.placeholder(str))
   config.initial = config_dict.placeholder(str)  # A trained.safetensors to start from.
   # remat: the backward pass computes the U-Nets' layers anew, for a fraction of the memory.
-  config.model = dict(adapter=dict(name='mu_mix', per_level=True), dtype='float32', remat=False)
+  config.model = dict(adapter=ADAPTERS['mu_mix'](full=False), dtype='float32', remat=False)
   config.trainable = (('unet[.].*|adapter[.].*', 'train'), ('.*', 'freeze'))
-  config.target = dict(name='ema', decay=0.99)
   config.optimizer = dict(
     name='adamw',
     learning_rate=5e-4,
@@ -51,22 +58,25 @@ def base() -> ConfigDict:
   return config
 
 
-def experiment(task: str, chosen: dict, methods: dict, *, steps: dict) -> ConfigDict:
-  """The base with a method's overrides, a name, and the budget and evaluation of a size.
+def experiment(task: str, chosen: dict, *, steps: dict) -> ConfigDict:
+  """The base with what was chosen, a name, and the budget and evaluation of a size.
 
   Args:
     steps: size -> updates.
   """
   config = base()
-  method = chosen['method']
-  config.name = '_'.join([task, chosen['size']] + [method] * (method != 'conditional'))
+  method, full = chosen['method'], chosen['size'] == 'full'
+  config.name = '_'.join([task, chosen['size'], *changed(chosen).values()])
   config.task = task
-  for field, value in methods[method]().items():
+  for field, value in METHODS[method]().items():
     config[field] = ConfigDict(value)
+  config.model.adapter = ConfigDict(ADAPTERS[chosen['adapter']](full))
+  if chosen['train'] == 'adapter':
+    config.trainable = ((OWN[chosen['adapter']], 'train'), ('.*', 'freeze'))
   config.steps = steps[chosen['size']]
   if method == 'conditional':
     config.method.eps_warmup = config.steps // 2
-  if chosen['size'] != 'full':
+  if not full:
     config.optimizer.update(dict(name='muon', learning_rate=1e-3, warmup=20))
   config.evaluation = dict(
     count=128 if chosen['size'] == 'tiny' else 1024,
@@ -81,14 +91,23 @@ def experiment(task: str, chosen: dict, methods: dict, *, steps: dict) -> Config
   return config
 
 
+def changed(chosen: dict) -> dict:
+  """What was chosen besides the size and is not the default."""
+  return {k: v for k, v in chosen.items() if k != 'size' and v != OPTIONS[k][0]}
+
+
 def shipped(task: str, chosen: dict) -> tuple:
-  """The trained models in cdd/assets/trained that a report measures beside its own run."""
+  """The trained models in cdd/assets/trained that a report measures beside its own run.
+
+  They have the default adapter, and are trained whole.
+  """
   finetune = dict(
     label='finetune', file=f'{task}_finetune.safetensors', sampler='ddim', steps=(1, 2, 4, 8, 50)
   )
   ours = dict(
     label='ours, shipped', file=f'{task}.safetensors', sampler='consistency', steps=(1, 2, 4, 8)
   )
-  if chosen['size'] == 'full' or chosen['method'] == 'finetune':
+  unlike = chosen['method'] == 'finetune' or changed(chosen).keys() - {'method'}
+  if chosen['size'] == 'full' or unlike:
     return ()
   return (finetune, ours) if chosen['size'] == 'tiny' else (finetune,)

@@ -4,12 +4,13 @@
   python -m cdd.main --config=configs/depth.py:small    # the same for hours: the shipped adapter
   python -m cdd.main --config=configs/depth.py          # Stable Diffusion 2.1, 512 px, TPU v5e-16
 
-Options: `:tiny,method=finetune` trains the undistilled model that the report compares with.
+Options, after a comma: `method=finetune` trains the undistilled model that the report compares to,
+`adapter=controlnet` another adapter, `train=adapter` that alone (configs/common.py lists them all).
 """
 
 from ml_collections import ConfigDict
 
-from configs import common, methods
+from configs import common
 
 TASK = dict(name='depth', depth_kind='metric')
 
@@ -45,9 +46,9 @@ def full(config: ConfigDict) -> None:
 
 
 def get_config(argument: str = 'full') -> ConfigDict:
-  chosen = common.parse(argument, methods=methods.METHODS)
+  chosen = common.parse(argument)
   steps = dict(full=50_000, small=800, tiny=200)
-  config = common.experiment('depth', chosen, methods.METHODS, steps=steps)
+  config = common.experiment('depth', chosen, steps=steps)
   config.evaluation.condition_row = 'condition'
   if chosen['size'] == 'full':
     full(config)

@@ -2,19 +2,19 @@
 
   python -m cdd.main --config=configs/instruct_edit.py    # Stable Diffusion 1.5, 256 px, TPU v5e-16
 
-Its task and the 8-channel input are not built yet: starting it says so.
+Its task is not built yet: starting it says so.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common, methods
+from configs import common
 
 
 def get_config(argument: str = 'full') -> ConfigDict:
-  chosen = common.parse(argument, methods=methods.METHODS)
+  chosen = common.parse(argument)
   if chosen['size'] != 'full':
     raise ValueError(f'instruct_edit has no size {chosen["size"]!r}; choose one of ["full"].')
-  config = common.experiment('instruct_edit', chosen, methods.METHODS, steps=dict(full=10_000))
+  config = common.experiment('instruct_edit', chosen, steps=dict(full=10_000))
   config.prior = dict(path='stable-diffusion-v1-5/stable-diffusion-v1-5')
   config.model.update(dict(dtype='bfloat16', remat=True))
   config.data = dict(

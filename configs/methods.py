@@ -6,7 +6,8 @@ def conditional() -> dict:
 
   dt / x_weight is the window, in steps of the schedule, over which consistency carries a
   prediction. For one window a large dt carries it in fewer hops, each of which adds its error.
-  The weight of consistency rises over half of the run (common.experiment).
+  The weight of consistency rises over half of the run (common.experiment). The target is the
+  network itself, as it is then (γ 0), and what is evaluated are the last weights.
   """
   return dict(
     method=dict(
@@ -22,7 +23,7 @@ def conditional() -> dict:
       x_space='latent',
       weighting='velocity',
     ),
-    target=dict(name='ema', decay=0.99),
+    target=dict(name='ema', decay=0.0),
   )
 
 
@@ -44,7 +45,7 @@ def finetune() -> dict:
   """Plain conditional diffusion: the undistilled model that every comparison needs."""
   return dict(
     method=dict(name='finetune', sample_t=dict(name='per_example')),
-    target=dict(name='ema', decay=0.999, warmup=True),
+    target=dict(name='ema', decay=0.0),
   )
 
 

@@ -4,12 +4,13 @@
   python -m cdd.main --config=configs/super_resolution.py:small    # the same for hours
   python -m cdd.main --config=configs/super_resolution.py         # Stable Diffusion 2.1, a TPU
 
-Options: `:tiny,method=finetune` trains the undistilled model that the report compares with.
+Options, after a comma: `method=finetune` trains the undistilled model that the report compares to,
+`adapter=controlnet` another adapter, `train=adapter` that alone (configs/common.py lists them all).
 """
 
 from ml_collections import ConfigDict
 
-from configs import common, methods
+from configs import common
 
 
 def photographs(config: ConfigDict, *, cache: int) -> None:
@@ -43,9 +44,9 @@ def full(config: ConfigDict) -> None:
 
 
 def get_config(argument: str = 'full') -> ConfigDict:
-  chosen = common.parse(argument, methods=methods.METHODS)
+  chosen = common.parse(argument)
   steps = dict(full=100_000, small=600, tiny=200)
-  config = common.experiment('super_resolution', chosen, methods.METHODS, steps=steps)
+  config = common.experiment('super_resolution', chosen, steps=steps)
   if chosen['method'] == 'conditional':
     config.method.x_weight = 16.0  # A short window: the low resolution leaves little open.
   if chosen['size'] == 'full':

@@ -15,6 +15,7 @@ RUNS = [
   for task in ('depth', 'super_resolution')
   for option in ('tiny', 'small', 'tiny,method=paper', 'small,method=finetune')
 ]
+ADAPTERS = ('controlnet', 't2i_adapter', 'concat')
 
 
 def trained(config, folder):
@@ -32,6 +33,22 @@ def test_every_small_config_trains(name, prior, tmp_path):
   rows = trained(tiny.load(name, prior), tmp_path / 'run')
   assert ('consistency' in rows[0]) == ('finetune' not in name)
   assert (tmp_path / 'run/export/trained.safetensors').exists()
+
+
+@pytest.mark.parametrize('adapter', ADAPTERS)
+def test_every_adapter_trains_alone_from_the_command_line(adapter, prior, tmp_path):
+  config = tiny.load(f'depth.py:tiny,adapter={adapter},train=adapter', prior)
+  if adapter != 'concat':  # The tiny prior halves its pixels once.
+    field, value = dict(controlnet=('hint_widths', (4, 8)), t2i_adapter=('downscale_factor', 4))[
+      adapter
+    ]
+    with pytest.raises(UserError, match='adds features of .* where the U-Net has .*hint_widths'):
+      train.run(config, tmp_path / 'wrong')
+    config.model.adapter[field] = value
+  trained(config, tmp_path / 'run')
+  exported = load_file(tmp_path / 'run/export/trained.safetensors')
+  own = 'unet.conv_in.' if adapter == 'concat' else 'adapter.'
+  assert exported and all(name.startswith(own) for name in exported)
 
 
 def test_the_autoencoder_and_then_the_prior_are_pretrained(prior, tmp_path):

@@ -239,6 +239,16 @@ def rematerialized(module: nnx.Module) -> nnx.Module:
 
 
 def plus(x: Array, more: Array | None) -> Array:
+  """What an adapter adds, if it does.
+
+  Raises:
+    UserError: it is made for another size of pictures or widths.
+  """
+  if more is not None and more.shape[1:] != x.shape[1:]:
+    raise UserError(
+      f'The adapter adds features of {more.shape[1:]} where the U-Net has {x.shape[1:]}: its '
+      'hint_widths, downscale_factor or channels are for another autoencoder or U-Net.'
+    )
   return x if more is None else x + more
 
 

@@ -41,6 +41,16 @@ def test_a_restored_state_is_bitwise_the_saved_one(tmp_path, state):
     assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
 
 
+def test_a_state_without_a_target_of_its_own_survives_the_disk(tmp_path):
+  state = states.create({'unet.w': jnp.arange(6.0)}, OPTIMIZER, apart=False)
+  saved = manager(tmp_path, state)
+  saved.save(3, state, {})
+  saved.close()
+  restored, _ = manager(tmp_path, state).restore()
+  assert restored.target == {}
+  assert np.array_equal(restored.evaluated['unet.w'], np.arange(6.0))
+
+
 def test_the_last_two_and_the_best_are_kept(tmp_path, state):
   saved = manager(tmp_path, state, keep=2, best='score')
   scores = [0.5, 0.2, 0.9, None, 0.4, 0.3]

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,28 @@ def test_the_target_is_the_exponential_moving_average_of_the_parameters(problem)
     state, _ = step(state, frozen, batch, jax.random.key(0))
     expected = 0.9 * expected + 0.1 * np.asarray(state.params['w'])
   np.testing.assert_allclose(state.target['w'], expected, rtol=1e-5)
+
+
+def test_with_gamma_0_the_target_is_the_network_itself_and_nothing_is_kept(problem):
+  params, frozen, batch = problem
+
+  def pulled(params, target, frozen, batch, rng, step):
+    target = jax.lax.stop_gradient({**params, **target})
+    return ((batch['x'] @ (params['w'] + target['w']) - batch['y']) ** 2).mean(), {}
+
+  def run(decay, apart):
+    step = jax.jit(steps.make(pulled, optax.sgd(0.1), partial(ema, decay=decay)))
+    state = states.create(params, optax.sgd(0.1), apart=apart)
+    for _ in range(3):
+      state, _ = step(state, frozen, batch, jax.random.key(0))
+    return state
+
+  alone, copied = run(0.0, apart=False), run(1e-30, apart=True)
+  assert alone.target == {} and copied.target.keys() == params.keys()
+  assert not np.array_equal(alone.params['w'], params['w'])
+  np.testing.assert_allclose(alone.params['w'], copied.params['w'], rtol=1e-6)
+  for state in (alone, copied):
+    assert np.array_equal(state.evaluated['w'], state.params['w'])
 
 
 def test_state_holds_trainable_parameters_only_and_the_frozen_tree_survives_donation(problem):
