@@ -237,9 +237,10 @@ def diffusion_objective(config, networks: Networks) -> Callable:
     online = {**frozen, **params}
     x = networks.latents(frozen, raw, 'image')
     c = networks.condition(online, raw)
+    itself = networks.bound(online, c)
     nets = Nets(
-      online=networks.velocity(online),
-      target=networks.velocity({**online, **target}),
+      online=itself,
+      target=networks.velocity({**online, **target}) if target else itself,
       teacher=networks.velocity({**frozen, **trees.select(frozen, 'teacher')}),
       encode=partial(networks.encode, frozen),
       decode=partial(networks.decode, frozen),

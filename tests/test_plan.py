@@ -65,6 +65,29 @@ def test_a_plan_without_weights_is_that_of_the_run(prior, shapes_only, tmp_path)
   assert found.peak > found.arguments and found.collectives == {}
 
 
+@pytest.mark.parametrize('adapter', ['mu_mix', 'controlnet'])
+def test_with_gamma_0_what_sees_the_condition_alone_is_computed_once(adapter, shapes_only):
+  config = tiny.load(f'depth.py:tiny,adapter={adapter}', shapes_only)
+  config.data.cache = 1  # No autoencoder in the step.
+  if adapter == 'controlnet':
+    config.model.adapter.hint_widths = (4, 8)
+  weights = plan.prior(config.prior, None)
+  networks, brought = build.adapted_networks(config.model, weights)
+  train, frozen = build.divide(config, {**weights.params, **brought})
+  batch = plan.batch_shapes(config, weights, networks, tiny.SIZE)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  work = lambda f, *inputs: plan.flops(jax.make_jaxpr(f)(*inputs).jaxpr)
+  slope = jax.grad(build.objective(config, networks), has_aux=True)
+  alone, copied = (work(slope, train, target, frozen, batch, key, 0) for target in ({}, train))
+
+  def hints(params, raw):
+    return networks.adapted(params, 'hints', networks.condition(params, raw))
+
+  saved = 0 if networks.depends_on_z else work(hints, {**frozen, **train}, batch)
+  text = work(lambda params, raw: networks.text(params, raw).states, {**frozen, **train}, batch)
+  assert copied - alone == saved - text * (not networks.depends_on_z)
+
+
 def test_the_command_plans_for_devices_that_share_the_batch(shapes_only, tmp_path):
   (tmp_path / 'planned.py').write_text(SMALL.format(path=str(shapes_only)))
   done = subprocess.run(

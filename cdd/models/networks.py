@@ -166,6 +166,11 @@ class Networks(NamedTuple):
 
     return network
 
+  def bound(self, params: Params, c: Condition) -> Network:
+    """`velocity` for one condition alone, of which h_η(c) is computed once, where it can be."""
+    denoise = self.denoiser(params, c)
+    return lambda z, c, t: denoise(z, t)
+
   def denoiser(
     self,
     params: Params,
