@@ -56,7 +56,7 @@ class ControlNet(torch.nn.Module):
         parameter.add_(0.01 * torch.randn_like(parameter))
 
   def hints(self, image, text):
-    """What of `with_hints` needs neither z nor t: the picture itself."""
+    """What of `with_hints` needs neither z nor t; diffusers' own reads the picture every time."""
     return image
 
   def with_hints(self, unet, image, z, text, index):
@@ -158,7 +158,6 @@ def ours(adapter: str, reference: Theirs) -> tuple[Networks, Params, Params]:
     factor=FACTOR,
     channels=CONFIG.in_channels,
     condition_space=kind.condition_space,
-    depends_on_z=kind is ADAPTERS['controlnet'],
   )
   return networks, *jax.tree.map(jnp.asarray, (train, frozen))
 

@@ -20,14 +20,9 @@ def our_evaluation(adapter: str, reference: networks.Theirs, batch: Batch) -> Ca
   """() -> the prediction; what does not depend on z is computed beforehand, as samplers do."""
   nets, train, frozen = networks.ours(adapter, reference)
   tree, (z, c), index = {**frozen, **train}, batch, jnp.full(len(batch.x), 500, jnp.int32)
-  if nets.depends_on_z:
-    run = jax.jit(lambda tree, *args: nets.adapted(tree, '__call__', *args))
-    arguments = (tree, z, c, index)
-  else:
-    hints = jax.jit(lambda tree, c: nets.adapted(tree, 'hints', c))(tree, c)
-    run = jax.jit(lambda tree, *args: nets.adapted(tree, 'with_hints', *args))
-    arguments = (tree, z, c, hints, index)
-  return lambda: jax.block_until_ready(run(*arguments))
+  hints = jax.jit(lambda tree, c: nets.adapted(tree, 'hints', c))(tree, c)
+  run = jax.jit(lambda tree, *args: nets.adapted(tree, 'with_hints', *args))
+  return lambda: jax.block_until_ready(run(tree, z, c, hints, index))
 
 
 @torch.inference_mode()

@@ -1,6 +1,9 @@
 """The step of Algorithm 1, the adapter trained and the U-Net frozen: ours beside PyTorch's.
 
-python -m benchmarks.step [--rounds=10] [--batch=32]
+python -m benchmarks.step [--rounds=10] [--batch=32] [--decay=0.95]
+
+With γ (`decay`) 0, our default, the target is the network itself: nothing follows it, and what sees
+the condition alone is computed once for both, where the modules have it apart.
 """
 
 import argparse
@@ -19,7 +22,7 @@ from cdd.methods import conditional
 from cdd.training import optimizer, state, step, targets
 from cdd.types import Batch, Nets, Params
 
-RATE, DECAY, CLIP, DT = 1e-4, 0.95, 1.0, 1
+RATE, CLIP, DT = 1e-4, 1.0, 1
 LOSS = partial(
   conditional.loss,
   schedule=networks.SCHEDULE,
@@ -36,18 +39,19 @@ def our_objective(nets: networks.Networks) -> Callable:
   """As build.diffusion_objective, of latents and hidden states that are there already."""
 
   def run(params, target, frozen, batch, rng, step):
-    online, slow = nets.velocity({**frozen, **params}), nets.velocity({**frozen, **target})
+    online = nets.bound({**frozen, **params}, batch.c)
+    slow = nets.velocity({**frozen, **target}) if target else online
     return LOSS(Nets(online=online, target=slow), batch, rng, step)
 
   return run
 
 
-def our_step(objective: Callable, train: Params, frozen: Params, batch: Batch) -> Callable:
+def our_step(objective, train: Params, frozen: Params, batch: Batch, *, decay) -> Callable:
   """() -> None: one update, jitted with the state donated."""
   adamw = optimizer.adamw(steps=10**6, learning_rate=RATE, decay='constant', b2=0.999, clip=CLIP)
-  update = step.make(objective, adamw, partial(targets.ema, decay=DECAY))
+  update = step.make(objective, adamw, partial(targets.ema, decay=decay))
   update = jax.jit(update, donate_argnums=0)
-  now = state.create(jax.tree.map(jnp.copy, train), adamw)
+  now = state.create(jax.tree.map(jnp.copy, train), adamw, apart=bool(decay))
   rng = jax.random.key(0)
 
   def run():
@@ -58,38 +62,47 @@ def our_step(objective: Callable, train: Params, frozen: Params, batch: Batch) -
   return run
 
 
-def their_loss(online: networks.Theirs, target: networks.Theirs, batch, t, eps) -> torch.Tensor:
-  """Algorithm 1 in torch; t int64 [b], eps [b, c, h, w]."""
+def their_loss(online: networks.Theirs, slow: torch.nn.Module | None, batch, t, eps):
+  """Algorithm 1 in torch; t int64 [b], eps [b, c, h, w].
+
+  Args:
+    slow: the target's adapter, or None: the network itself.
+  """
   x, condition, text = batch
   table = [torch.tensor(np.asarray(row)) for row in networks.SCHEDULE]
   level = lambda t: (row[t][:, None, None, None] for row in table)
   index = lambda t: (t - 1).clamp(min=0)
   (alpha_t, sigma_t), (alpha_s, sigma_s), s = level(t), level(t - DT), t - DT
   z_t = alpha_t * x + sigma_t * eps
-  v = online(z_t, condition, text, index(t))
+  hints = online.adapter.hints(condition, text)
+  v = online.adapter.with_hints(online.unet, hints, z_t, text, index(t))
   x_hat, eps_hat = alpha_t * z_t - sigma_t * v, alpha_t * v + sigma_t * z_t
   with torch.no_grad():
     z_s = alpha_s * x_hat + sigma_s * eps
-    eps_slow = alpha_s * target(z_s, condition, text, index(s)) + sigma_s * z_s
+    hints = hints if slow is None else slow.hints(condition, text)
+    target = online.adapter if slow is None else slow
+    v = target.with_hints(online.unet, hints, z_s, text, index(s))
+    eps_slow = alpha_s * v + sigma_s * z_s
   mse = torch.nn.functional.mse_loss
   return mse(eps_hat, eps_slow) + mse(x_hat, x)
 
 
-def their_step(online: networks.Theirs, batch) -> Callable:
+def their_step(online: networks.Theirs, batch, *, decay: float) -> Callable:
   """() -> None: one update in eager mode."""
-  target = online._replace(adapter=copy.deepcopy(online.adapter).requires_grad_(False))
-  weights, slow = list(online.adapter.parameters()), list(target.adapter.parameters())
+  slow = copy.deepcopy(online.adapter).requires_grad_(False) if decay else None
+  weights = list(online.adapter.parameters())
   adamw = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0, fused=True)
   x = batch[0]
 
   def run():
     t = torch.randint(DT, networks.SCHEDULE.num_steps + 1, (len(x),))
-    loss = their_loss(online, target, batch, t, torch.randn_like(x))
+    loss = their_loss(online, slow, batch, t, torch.randn_like(x))
     adamw.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(weights, CLIP)
     adamw.step()
-    torch._foreach_lerp_(slow, weights, 1 - DECAY)
+    if decay:
+      torch._foreach_lerp_(list(slow.parameters()), weights, 1 - decay)
 
   return run
 
@@ -100,14 +113,14 @@ def disagreement(objective, train, frozen, batch: Batch, reference, torch_batch)
   t_rng, eps_rng = jax.random.split(rng)  # As methods/conditional.py draws them.
   t = times.per_example(t_rng, len(batch.x), DT, networks.SCHEDULE.num_steps)
   eps = jax.random.normal(eps_rng, batch.x.shape)
-  loss, _ = jax.jit(objective)(train, train, frozen, batch, rng, jnp.int32(0))
+  loss, _ = jax.jit(objective)(train, {}, frozen, batch, rng, jnp.int32(0))
   with torch.no_grad():
     t = torch.tensor(np.asarray(t)[:, 0, 0, 0], dtype=torch.int64)
-    expected = their_loss(reference, reference, torch_batch, t, networks.nchw(eps)).item()
+    expected = their_loss(reference, None, torch_batch, t, networks.nchw(eps)).item()
   return abs(float(loss) - expected) / expected
 
 
-def compare(adapter: str, *, batch: int, rounds: int) -> None:
+def compare(adapter: str, *, batch: int, rounds: int, decay: float) -> None:
   """Prints how far the losses of both are apart, and their times."""
   reference = networks.theirs(adapter)
   nets, train, frozen = networks.ours(adapter, reference)
@@ -117,10 +130,10 @@ def compare(adapter: str, *, batch: int, rounds: int) -> None:
   gap = disagreement(objective, train, frozen, data, reference, torch_data)
   count = lambda tree: f'{sum(leaf.size for leaf in tree.values()):,}'
   print(f'{adapter} of {count(train)} parameters, a frozen U-Net of {count(frozen)}')
-  print(f'batch {batch}; {networks.THREADS} threads; the losses differ by {gap:.1e}')
+  print(f'batch {batch}, γ {decay:g}; {networks.THREADS} threads; the losses differ by {gap:.1e}')
   contestants = {
-    'ours': our_step(objective, train, frozen, data),
-    'diffusers': their_step(reference, torch_data),
+    'ours': our_step(objective, train, frozen, data, decay=decay),
+    'diffusers': their_step(reference, torch_data, decay=decay),
   }
   print(clock.table(clock.race(contestants, rounds=rounds), reference='diffusers'), flush=True)
 
@@ -129,9 +142,10 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--rounds', type=int, default=10)
   parser.add_argument('--batch', type=int, default=32)
+  parser.add_argument('--decay', type=float, default=0.0)
   arguments = parser.parse_args()
   for adapter in networks.THEIR_ADAPTERS:
-    compare(adapter, batch=arguments.batch, rounds=arguments.rounds)
+    compare(adapter, batch=arguments.batch, rounds=arguments.rounds, decay=arguments.decay)
 
 
 if __name__ == '__main__':

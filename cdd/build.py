@@ -166,7 +166,6 @@ def adapted_networks(spec, prior: diffusers.Pretrained) -> tuple[Networks, Param
     factor=vae.factor,
     channels=vae.latent_channels,
     condition_space=adapter.condition_space,
-    depends_on_z=adapter.depends_on_z,
   )
   return networks, brought
 

@@ -159,13 +159,6 @@ def test_no_guidance_costs_one_prediction(spied):
   assert spy.calls == [('hints', 2), ('with_hints', 2)]
 
 
-def test_an_adapter_that_sees_z_is_evaluated_at_every_step(spied):
-  networks, spy = spied
-  denoise = networks._replace(depends_on_z=True).denoiser({}, Condition(None, TEXT))
-  denoise(Z, T), denoise(Z, T)
-  assert spy.calls == [('__call__', 2), ('__call__', 2)]
-
-
 def test_instruct_pix2pix_has_a_scale_for_the_image_and_one_for_the_text(spied):
   networks, spy = spied
   c = Condition(jnp.full((2, 4, 4, 4), 0.3), TEXT)

@@ -13,13 +13,13 @@ class Adapted(nnx.Module):
     self.unet = unet
     self.adapter = adapter
 
-  def hints(self, c: Condition, z: Array | None = None, index: Array | None = None):
-    """h_η: to be computed once per image if the adapter does not depend on z."""
-    return self.adapter.hints(c, z, index)
+  def hints(self, c: Condition):
+    """What the adapter makes of the condition alone: to be computed once per image."""
+    return self.adapter.hints(c)
 
   def with_hints(self, z: Array, c: Condition, hints, index: Array) -> Array:
     """The prediction [b, h, w, c] from z [b, h, w, c], index [b] and precomputed hints."""
     return self.unet.decode(self.adapter.features(self.unet, z, index, c, hints), c.text)
 
   def __call__(self, z: Array, c: Condition, index: Array) -> Array:
-    return self.with_hints(z, c, self.hints(c, z, index), index)
+    return self.with_hints(z, c, self.hints(c), index)

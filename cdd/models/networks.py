@@ -75,7 +75,6 @@ class Networks(NamedTuple):
     factor, channels: pixels per latent along a side; channels of the latents.
     condition_space: what the adapter wants of a condition image: 'latent', 'unscaled_latent',
       'pixel' or 'none'.
-    depends_on_z: whether the adapter must be evaluated at every step.
   """
 
   adapted: Callable
@@ -89,7 +88,6 @@ class Networks(NamedTuple):
   factor: int
   channels: int
   condition_space: str
-  depends_on_z: bool
 
   def latent_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the latents of images [b, H, W, 3]."""
@@ -202,17 +200,14 @@ class Networks(NamedTuple):
 
   def _bind(self, params: Params, guide: Guide | None, c: Condition) -> Bound:
     joined = c if guide is None else guidance.join(guide.views(c))
-    return Bound(joined, None if self.depends_on_z else self.adapted(params, 'hints', joined))
+    return Bound(joined, self.adapted(params, 'hints', joined))
 
   def _denoise(
     self, params: Params, guide: Guide | None, bound: Bound, z: Array, t: Array
   ) -> Array:
     names = ('conditional',) if guide is None else guide.names
     batch, index = (guidance.join(dict.fromkeys(names, array)) for array in (z, self._index(t)))
-    if self.depends_on_z:
-      out = self.adapted(params, '__call__', batch, bound.condition, index)
-    else:
-      out = self.adapted(params, 'with_hints', batch, bound.condition, bound.hints, index)
+    out = self.adapted(params, 'with_hints', batch, bound.condition, bound.hints, index)
     parts = guidance.split(out, names)
     out = parts['conditional'] if guide is None else guide.combine(parts)
     return parametrizations.to_v(self.prediction, z, out, self.schedule(t))

@@ -88,13 +88,14 @@ def test_equation_10_in_numpy():
   np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_hints_computed_once_equal_hints_computed_at_every_step():
-  apply, params = adapted('mu_mix', {})
-  params['adapter.mu'] = jnp.asarray(0.3)
-  hints = apply(params, 'hints', LATENT)
+@pytest.mark.parametrize(('name', 'settings', 'c'), KINDS)
+def test_hints_computed_once_equal_hints_computed_at_every_step(name, settings, c):
+  apply, params = adapted(name, settings)
+  params = {path: leaf + 0.1 * (path.startswith('adapter')) for path, leaf in params.items()}
+  hints = apply(params, 'hints', c)
   for index in (INDEX, INDEX // 2):
-    once = apply(params, 'with_hints', Z, LATENT, hints, index)
-    assert np.array_equal(once, apply(params, '__call__', Z, LATENT, index))
+    once = apply(params, 'with_hints', Z, c, hints, index)
+    assert np.array_equal(once, apply(params, '__call__', Z, c, index))
 
 
 def test_the_condition_changes_the_output_once_mu_has_moved():

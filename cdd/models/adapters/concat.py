@@ -18,7 +18,6 @@ class Concat(nnx.Module):
 
   condition_space = 'unscaled_latent'
   copies_unet_below = None
-  depends_on_z = False
 
   def __init__(self, config: UNetConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
     del config, dtype, rngs
@@ -45,7 +44,7 @@ class Concat(nnx.Module):
     wide = np.concatenate([kernel, np.zeros_like(kernel)], axis=2)
     return config._replace(in_channels=2 * channels), {**params, 'unet.conv_in.kernel': wide}
 
-  def hints(self, c: Condition, z: Array | None = None, index: Array | None = None) -> None:
+  def hints(self, c: Condition) -> None:
     return None
 
   def features(self, unet: Encoder, z: Array, index: Array, c: Condition, hints: None) -> Features:

@@ -33,7 +33,6 @@ class ControlNet(Encoder):
 
   condition_space = 'pixel'
   copies_unet_below = ''
-  depends_on_z = True
 
   def __init__(
     self,
@@ -62,15 +61,12 @@ class ControlNet(Encoder):
     self.controlnet_down_blocks = nnx.List([zero(width) for width in skip_channels(config)])
     self.controlnet_mid_block = zero(last)
 
-  def hints(self, c: Condition, z: Array, index: Array) -> Features:
-    hint = self.controlnet_cond_embedding(c.image[..., ::-1] if self.flip else c.image)
-    features = self.encode(z, index, c.text, hint=hint)
-    skips = [f(x) for f, x in zip(self.controlnet_down_blocks, features.skips, strict=True)]
-    return features._replace(skips=tuple(skips), mid=self.controlnet_mid_block(features.mid))
+  def hints(self, c: Condition) -> Array:
+    """The picture at the size of the latents; the reference makes it anew at every step."""
+    return self.controlnet_cond_embedding(c.image[..., ::-1] if self.flip else c.image)
 
-  def features(
-    self, unet: Encoder, z: Array, index: Array, c: Condition, hints: Features
-  ) -> Features:
-    features = unet.encode(z, index, c.text)
-    skips = tuple(own + new for own, new in zip(features.skips, hints.skips, strict=True))
-    return features._replace(skips=skips, mid=features.mid + hints.mid)
+  def features(self, unet: Encoder, z: Array, index: Array, c: Condition, hints: Array) -> Features:
+    features, new = unet.encode(z, index, c.text), self.encode(z, index, c.text, hint=hints)
+    added = zip(features.skips, self.controlnet_down_blocks, new.skips, strict=True)
+    skips = tuple(own + zero(skip) for own, zero, skip in added)
+    return features._replace(skips=skips, mid=features.mid + self.controlnet_mid_block(new.mid))

@@ -16,7 +16,6 @@ class MuMix(nnx.Module):
 
   condition_space = 'latent'
   copies_unet_below = 'encoder'
-  depends_on_z = False  # Unless `sees_t`.
 
   def __init__(
     self,
@@ -32,18 +31,20 @@ class MuMix(nnx.Module):
     levels = len(config.block_out_channels)
     self.mu = nnx.Param(jnp.zeros((levels + 1,) if per_level else ()))
     self.level_of_skip = skip_levels(config)
-    self.depends_on_z = sees_t
+    self.sees_t = sees_t
 
-  def hints(self, c: Condition, z: Array | None = None, index: Array | None = None) -> Features:
+  def hints(self, c: Condition) -> Features | None:
     """h_η(c): the features of the copy. Eq. 10 writes neither z nor t, so time is held at 0."""
     held = jnp.zeros(c.image.shape[0], jnp.int32)
-    return self.encoder.encode(c.image, index if self.depends_on_z else held, c.text)
+    return None if self.sees_t else self.encoder.encode(c.image, held, c.text)
 
   def features(
-    self, unet: Encoder, z: Array, index: Array, c: Condition, hints: Features
+    self, unet: Encoder, z: Array, index: Array, c: Condition, hints: Features | None
   ) -> Features:
     """Eq. 10 on every skip and on the middle block."""
     features = unet.encode(z, index, c.text)
+    if self.sees_t:
+      hints = self.encoder.encode(c.image, index, c.text)
     mu = jnp.broadcast_to(self.mu[...], (max(self.level_of_skip) + 2,))
     mix = lambda own, new, level: own + mu[level].astype(own.dtype) * (new - own)
     skips = map(mix, features.skips, hints.skips, self.level_of_skip)

@@ -10,12 +10,11 @@ from cdd.types import Array, Condition
 class NoAdapter(nnx.Module):
   condition_space = 'none'
   copies_unet_below = None
-  depends_on_z = False
 
   def __init__(self, config: UNetConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
     del config, dtype, rngs
 
-  def hints(self, c, z=None, index=None) -> None:
+  def hints(self, c: Condition) -> None:
     return None
 
   def features(self, unet: Encoder, z: Array, index: Array, c: Condition, hints: None) -> Features:

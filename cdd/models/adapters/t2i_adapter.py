@@ -108,7 +108,6 @@ class T2IAdapter(nnx.Module):
 
   condition_space = 'pixel'
   copies_unet_below = None
-  depends_on_z = False
 
   def __init__(
     self,
@@ -136,9 +135,7 @@ class T2IAdapter(nnx.Module):
     pixels = in_channels * self.factor**2
     self.adapter = Pyramid(pixels, channels, kind=kind, depth=depth, dtype=dtype, rngs=rngs)
 
-  def hints(
-    self, c: Condition, z: Array | None = None, index: Array | None = None
-  ) -> tuple[Array, ...]:
+  def hints(self, c: Condition) -> tuple[Array, ...]:
     image = c.image.mean(-1, keepdims=True) if self.in_channels == 1 else c.image
     return self.adapter(unshuffle(image, self.factor))
 
