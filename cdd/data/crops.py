@@ -16,7 +16,7 @@ from cdd.errors import UserError
 SCALES = (1200, 800, 533, 356, 237)  # Long sides in pixels.
 FLAT = 14.0  # A crop whose channels' standard deviation is below this, of 255, counts as flat.
 TRIES = 10
-ROOM = 2 << 30  # Bytes of decoded pictures that a process keeps.
+ROOM = 1 << 30  # Bytes of decoded pictures that a process (each worker too) keeps.
 
 # What Pillow raises for a damaged file.
 UNREADABLE = (
@@ -48,6 +48,7 @@ def picture(path: Path, caption: str, crop: int) -> Picture:
     OSError, ValueError, ...: it is no image (UNREADABLE), or smaller than a crop.
   """
   with Image.open(path) as image:
+    # Without an exif block at its head, getexif would decode the whole picture.
     lies = 'exif' in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
     return Picture(path, caption, sizes(*image.size[:: -1 if lies else 1], crop))
 
