@@ -28,7 +28,11 @@ def conditional() -> dict:
 
 
 def paper() -> dict:
-  """The paper's exact recipe: Δt = 1, one t for the batch, Eq. 12, both terms unweighted."""
+  """The paper's exact recipe: Δt = 1, one t for the batch, Eq. 12, both terms unweighted.
+
+  Of γ the paper gives no value. It rises with the updates made, so that a short run's average is
+  not of the weights that it started from.
+  """
   changes = conditional()
   changes['method'].update(
     dt=1,
@@ -37,7 +41,7 @@ def paper() -> dict:
     x_weight=1.0,
     weighting='none',
   )
-  changes['target'].update(decay=0.999)
+  changes['target'].update(decay=0.999, warmup=True)
   return changes
 
 
