@@ -51,8 +51,11 @@ def asked_at_t(loss, dt: int):
   return changed
 
 
-# Window 125.
-DT_50, DT_125 = (dict(dt=dt, weighting='velocity', x_weight=dt / 125) for dt in (50, 125))
+def window(dt: int, length: int) -> dict:
+  return dict(dt=dt, weighting='velocity', x_weight=dt / length)
+
+
+DT_50, DT_125 = window(50, 125), window(125, 125)
 
 RECIPES = {
   'paper: PREv, dt 1, shared t': recipe(predictor=predictors.prev, dt=1, sample_t=times.shared),
@@ -60,17 +63,20 @@ RECIPES = {
   'ddim, dt 20, unweighted': recipe(dt=20),
   'PREv, dt 20, velocity': recipe(predictor=predictors.prev, dt=20, weighting='velocity'),
   'PREv, dt 125, velocity': recipe(predictor=predictors.prev, dt=125, weighting='velocity'),
-  'ddim, dt 20, velocity, window 20': recipe(dt=20, weighting='velocity'),
-  'ddim, dt 50, velocity, window 50': recipe(dt=50, weighting='velocity'),
-  'ddim, dt 20, velocity, window 80': recipe(dt=20, weighting='velocity', x_weight=0.25),
-  'ddim, dt 10, velocity, window 100': recipe(dt=10, weighting='velocity', x_weight=0.1),
-  'ddim, dt 50, velocity, window 100': recipe(dt=50, weighting='velocity', x_weight=0.5),
-  'ddim, dt 50, velocity, window 125': recipe(**DT_50),
-  'ddim, dt 125, velocity, window 125': recipe(**DT_125),
+  'ddim, dt 20, velocity, window 20': recipe(**window(20, 20)),
+  'ddim, dt 50, velocity, window 50': recipe(**window(50, 50)),
+  'ddim, dt 20, velocity, window 80': recipe(**window(20, 80)),
+  'ddim, dt 10, velocity, window 100': recipe(**window(10, 100)),
+  'ddim, dt 50, velocity, window 100': recipe(**window(50, 100)),
+  'ddim, dt 50, velocity, window 125': recipe(**window(50, 125)),
+  'ddim, dt 125, velocity, window 125': recipe(**window(125, 125)),
+  'ddim, dt 50, grid, window 125': recipe(**DT_50, sample_t=times.grid),
+  'ddim, dt 125, grid, window 125': recipe(**DT_125, sample_t=times.grid),
+  'ddim, dt 125, grid, window 250': recipe(**window(125, 250), sample_t=times.grid),
   'ddim, dt 50, window 125, target at t': asked_at_t(recipe(**DT_50), 50),
   'ddim, dt 125, window 125, target at t': asked_at_t(recipe(**DT_125), 125),
-  'ddim, dt 50, velocity, window 200': recipe(dt=50, weighting='velocity', x_weight=0.25),
-  'ddim, dt 20, velocity, window 400': recipe(dt=20, weighting='velocity', x_weight=0.05),
+  'ddim, dt 50, velocity, window 200': recipe(**window(50, 200)),
+  'ddim, dt 20, velocity, window 400': recipe(**window(20, 400)),
 }
 
 

@@ -113,7 +113,7 @@ def test_a_full_size_config_names_the_folder_that_is_missing(task, prior, tmp_pa
     ('method.predictor.name', r"Unknown predictor 'x'; choose one of \['ddim'"),
     (
       'method.sample_t.name',
-      r"Unknown sample_t 'x'; choose one of \['logit_normal', 'per_example', 'shared'\]",
+      r"Unknown sample_t 'x'; choose one of \['grid', 'logit_normal', 'per_example', 'shared'\]",
     ),
     ('optimizer.name', r"Unknown optimizer 'x'; choose one of \['adamw'"),
     ('optimizer.decay', r"Unknown learning-rate decay 'x'; choose one of \['constant'"),

@@ -20,6 +20,16 @@ def per_example(rng: jax.Array, batch: int, dt: int, num_steps: int) -> jax.Arra
   return jax.random.randint(rng, (batch, 1, 1, 1), dt, num_steps + 1)
 
 
+def grid(rng: jax.Array, batch: int, dt: int, num_steps: int) -> jax.Array:
+  """t ~ U{T, T − Δt, T − 2Δt, ...}, at least Δt, for every example, int32 [b, 1, 1, 1].
+
+  These are the levels that hops of Δt from T visit, and so a sampler of T/Δt steps, or of half,
+  a quarter, ... as many.
+  """
+  hops = jax.random.randint(rng, (batch, 1, 1, 1), 0, num_steps // dt)
+  return num_steps - hops * dt
+
+
 def logit_normal(
   rng: jax.Array, batch: int, dt: int, num_steps: int, *, mean: float = 0.0, std: float = 1.0
 ) -> jax.Array:
@@ -31,7 +41,7 @@ def logit_normal(
   return jnp.clip(jnp.ceil(share * num_steps), dt, num_steps).astype(jnp.int32)
 
 
-SAMPLE_T = dict(logit_normal=logit_normal, per_example=per_example, shared=shared)
+SAMPLE_T = dict(grid=grid, logit_normal=logit_normal, per_example=per_example, shared=shared)
 
 
 def trailing(num_steps: int, steps: int, offset: int = 0) -> list[int]:

@@ -92,7 +92,8 @@ def loss(
   z_s = jax.lax.stop_gradient(compose(predictor(online, real, teacher), at_s))  # Eq. 8 or Eq. 12
   # Algorithm 1 prints t here, Eq. 11 prints s; ẑ_s lies at s.
   target = jax.lax.stop_gradient(decompose(z_s, nets.target(z_s, c, s), at_s))
-  consistency = d_eps(online.eps, target.eps, weights.eps)
+  taught = s >= dt  # No t below Δt is drawn; and at s = 0 there is no ε to predict.
+  consistency = d_eps(online.eps, target.eps, weights.eps * taught)
   drift = jnp.mean((target.eps - eps) ** 2)
   metrics = dict(consistency=consistency, guidance=guidance, eps_drift=drift)
   rise = jnp.minimum((step + 1) / max(eps_warmup, 1), 1)

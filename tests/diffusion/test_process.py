@@ -130,6 +130,15 @@ def test_times_lie_between_dt_and_t_inclusive_and_shared_draws_one():
   assert len(np.unique(times.shared(jax.random.key(1), 64, 1, 1000))) == 1
 
 
+@pytest.mark.parametrize(('dt', 'visited'), [(125, range(125, 1001, 125)), (300, (400, 700, 1000))])
+def test_the_grid_holds_what_hops_of_dt_visit(dt, visited):
+  draws = times.grid(jax.random.key(0), 4000, dt, 1000)
+  assert draws.shape == (4000, 1, 1, 1)
+  levels, counts = np.unique(draws, return_counts=True)
+  assert levels.tolist() == list(visited)
+  assert counts.min() > 0.8 * 4000 / len(levels)
+
+
 def test_a_walk_starts_and_ends_where_it_says():
   assert times.Walk().times(1000, 4) == (1000, 750, 500, 250, 0)
   assert times.Walk().times(1000, 1) == times.Walk('linspace').times(1000, 1) == (1000, 0)

@@ -56,13 +56,15 @@ def numpy_loss(w, w_target, *, predictor, dt=20):
   eps_t = table_a[t] * v_t + table_s[t] * z_t
   z_s = table_a[s] * x_t + table_s[s] * (eps if predictor == 'prev' else eps_t)
   eps_s = table_a[s] * w_theta(w_target, z_s, s) + table_s[s] * z_s
-  return ((eps_t - eps_s) ** 2).mean() + ((x - x_t) ** 2).mean()
+  taught = s >= dt
+  return (taught * (eps_t - eps_s) ** 2).mean() + ((x - x_t) ** 2).mean()
 
 
+@pytest.mark.parametrize('dt', [20, 400])
 @pytest.mark.parametrize('predictor', ['prev', 'ddim'])
-def test_the_loss_is_algorithm_1_written_in_numpy(predictor):
-  value, metrics = loss(0.4, 0.6, predictor=predictors.PREDICTORS[predictor])
-  np.testing.assert_allclose(value, numpy_loss(0.4, 0.6, predictor=predictor), rtol=1e-4)
+def test_the_loss_is_algorithm_1_written_in_numpy(predictor, dt):
+  value, metrics = loss(0.4, 0.6, predictor=predictors.PREDICTORS[predictor], dt=dt)
+  np.testing.assert_allclose(value, numpy_loss(0.4, 0.6, predictor=predictor, dt=dt), rtol=1e-4)
   np.testing.assert_allclose(value, metrics['consistency'] + metrics['guidance'], rtol=1e-6)
 
 
@@ -72,6 +74,13 @@ def test_the_consistency_weight_rises_over_the_warm_up():
   last, _ = loss(0.4, 0.6, eps_warmup=10, step=9)
   np.testing.assert_allclose(first, 0.1 * metrics['consistency'] + metrics['guidance'], rtol=1e-6)
   np.testing.assert_allclose(last, whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize(('t', 'asked'), [(125, False), (249, False), (250, True), (1000, True)])
+def test_the_target_is_heeded_only_where_t_is_drawn(t, asked):
+  at = lambda rng, batch, dt, num_steps: jnp.full((batch, 1, 1, 1), t)
+  _, metrics = loss(0.4, 0.6, sample_t=at, dt=125)
+  assert (float(metrics['consistency']) > 0) == asked
 
 
 def test_no_gradient_passes_through_the_target_branch():
