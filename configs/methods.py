@@ -13,6 +13,7 @@ def conditional() -> dict:
     method=dict(
       name='conditional',
       dt=125,
+      s_min=0,
       sample_t=dict(name='per_example'),
       predictor=dict(name='ddim'),
       d_eps=dict(name='squared_l2'),

@@ -48,7 +48,8 @@ def get_config(argument: str = 'full') -> ConfigDict:
   steps = dict(full=100_000, small=600, tiny=200)
   config = common.experiment('super_resolution', chosen, steps=steps)
   if chosen['method'] == 'conditional':
-    config.method.x_weight = 16.0  # A short window: the low resolution leaves little open.
+    # A short window, as the low resolution leaves little open, and no target where none is taught.
+    config.method.update(dict(x_weight=16.0, sample_t=dict(name='grid'), s_min=config.method.dt))
   if chosen['size'] == 'full':
     full(config)
   else:

@@ -57,6 +57,7 @@ def loss(
   d_eps: Callable,
   d_x: Callable,
   dt: int = 1,
+  s_min: int = 0,
   eps_weight: float = 1.0,
   eps_warmup: int = 0,
   x_weight: float = 1.0,
@@ -67,6 +68,8 @@ def loss(
 
   Args:
     dt: Δt, in steps of the schedule.
+    s_min: d_ε counts where s is at least this. Algorithm 1 heeds every s; below Δt no t is drawn,
+      so that the target was never taught there, and at s = 0 there is no ε to predict.
     predictor: which (x, ε) make ẑ_s; `prev` is Eq. 12, `ddim` Eq. 8.
     eps_weight, x_weight: weights of d_ε and d_x; x_weight 0 is §5.1's r = 0.
     eps_warmup: updates over which eps_weight rises from 0: consistency carries what guidance has
@@ -92,8 +95,7 @@ def loss(
   z_s = jax.lax.stop_gradient(compose(predictor(online, real, teacher), at_s))  # Eq. 8 or Eq. 12
   # Algorithm 1 prints t here, Eq. 11 prints s; ẑ_s lies at s.
   target = jax.lax.stop_gradient(decompose(z_s, nets.target(z_s, c, s), at_s))
-  taught = s >= dt  # No t below Δt is drawn; and at s = 0 there is no ε to predict.
-  consistency = d_eps(online.eps, target.eps, weights.eps * taught)
+  consistency = d_eps(online.eps, target.eps, weights.eps * (s >= s_min))
   drift = jnp.mean((target.eps - eps) ** 2)
   metrics = dict(consistency=consistency, guidance=guidance, eps_drift=drift)
   rise = jnp.minimum((step + 1) / max(eps_warmup, 1), 1)

@@ -37,7 +37,7 @@ def loss(w, w_target, *, rng=0, step=0, **settings):
   )
 
 
-def numpy_loss(w, w_target, *, predictor, dt=20):
+def numpy_loss(w, w_target, *, predictor, dt=20, s_min=0):
   """Algorithm 1, line by line, in NumPy float64."""
   t_rng, eps_rng = jax.random.split(jax.random.key(0))
   t = np.asarray(times.per_example(t_rng, 4, dt, 1000))
@@ -56,15 +56,16 @@ def numpy_loss(w, w_target, *, predictor, dt=20):
   eps_t = table_a[t] * v_t + table_s[t] * z_t
   z_s = table_a[s] * x_t + table_s[s] * (eps if predictor == 'prev' else eps_t)
   eps_s = table_a[s] * w_theta(w_target, z_s, s) + table_s[s] * z_s
-  taught = s >= dt
-  return (taught * (eps_t - eps_s) ** 2).mean() + ((x - x_t) ** 2).mean()
+  return ((s >= s_min) * (eps_t - eps_s) ** 2).mean() + ((x - x_t) ** 2).mean()
 
 
-@pytest.mark.parametrize('dt', [20, 400])
+@pytest.mark.parametrize('settings', [dict(dt=20), dict(dt=125, s_min=500)])
 @pytest.mark.parametrize('predictor', ['prev', 'ddim'])
-def test_the_loss_is_algorithm_1_written_in_numpy(predictor, dt):
-  value, metrics = loss(0.4, 0.6, predictor=predictors.PREDICTORS[predictor], dt=dt)
-  np.testing.assert_allclose(value, numpy_loss(0.4, 0.6, predictor=predictor, dt=dt), rtol=1e-4)
+def test_the_loss_is_algorithm_1_written_in_numpy(predictor, settings):
+  value, metrics = loss(0.4, 0.6, predictor=predictors.PREDICTORS[predictor], **settings)
+  np.testing.assert_allclose(
+    value, numpy_loss(0.4, 0.6, predictor=predictor, **settings), rtol=1e-4
+  )
   np.testing.assert_allclose(value, metrics['consistency'] + metrics['guidance'], rtol=1e-6)
 
 
@@ -76,11 +77,13 @@ def test_the_consistency_weight_rises_over_the_warm_up():
   np.testing.assert_allclose(last, whole, rtol=1e-6)
 
 
-@pytest.mark.parametrize(('t', 'asked'), [(125, False), (249, False), (250, True), (1000, True)])
-def test_the_target_is_heeded_only_where_t_is_drawn(t, asked):
+@pytest.mark.parametrize(
+  ('t', 's_min', 'heeded'), [(125, 0, True), (249, 125, False), (250, 125, True)]
+)
+def test_the_target_is_heeded_from_s_min_on(t, s_min, heeded):
   at = lambda rng, batch, dt, num_steps: jnp.full((batch, 1, 1, 1), t)
-  _, metrics = loss(0.4, 0.6, sample_t=at, dt=125)
-  assert (float(metrics['consistency']) > 0) == asked
+  _, metrics = loss(0.4, 0.6, sample_t=at, dt=125, s_min=s_min)
+  assert (float(metrics['consistency']) > 0) == heeded
 
 
 def test_no_gradient_passes_through_the_target_branch():
