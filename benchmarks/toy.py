@@ -163,7 +163,14 @@ def row(label: str, params, sampler: str, counts) -> None:
   print(f'{label:<40} {scores}', flush=True)
 
 
+def kappa(dt: int, times: tuple[int, ...]) -> None:
+  """By how much d_ε enlarges what x̂_s says over x̂_t: (σ_t / α_t) / (σ_s / α_s)."""
+  ratio = SCHEDULE.sigmas / SCHEDULE.alphas
+  print(f'κ of Δt {dt}:', ', '.join(f'{ratio[t] / ratio[t - dt]:.2f} at {t}' for t in times))
+
+
 def main() -> None:
+  kappa(125, (126, 150, 200, 250, 500, 750, 1000))
   start = initial(jax.random.key(0))
   prior = train(FINETUNE, start, updates=6000, rate=3e-3, conditional=False)
   tuned = train(FINETUNE, prior, updates=UPDATES, rate=2e-3)
