@@ -49,7 +49,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
   config = common.experiment('super_resolution', chosen, steps=steps)
   if chosen['method'] == 'conditional':
     # A short window, as the low resolution leaves little open, and no target where none is taught.
-    config.method.update(dict(x_weight=16.0, sample_t=dict(name='grid'), s_min=config.method.dt))
+    config.method.update(dict(x_weight=16.0, s_min=config.method.dt))
   if chosen['size'] == 'full':
     full(config)
   else:
