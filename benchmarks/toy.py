@@ -52,10 +52,9 @@ def asked_at_t(loss, dt: int):
 
 
 def window(dt: int, length: int) -> dict:
+  """Both terms as errors of v, ρ such that a prediction is carried over `length` steps."""
   return dict(dt=dt, weighting='velocity', x_weight=dt / length)
 
-
-DT_50, DT_125 = window(50, 125), window(125, 125)
 
 RECIPES = {
   'paper: PREv, dt 1, shared t': recipe(predictor=predictors.prev, dt=1, sample_t=times.shared),
@@ -70,12 +69,12 @@ RECIPES = {
   'ddim, dt 50, velocity, window 100': recipe(**window(50, 100)),
   'ddim, dt 50, velocity, window 125': recipe(**window(50, 125)),
   'ddim, dt 125, velocity, window 125': recipe(**window(125, 125)),
-  'ddim, dt 50, window 125, s >= 50': recipe(**DT_50, s_min=50),
-  'ddim, dt 125, window 125, s >= 125': recipe(**DT_125, s_min=125),
+  'ddim, dt 50, window 125, s >= 50': recipe(**window(50, 125), s_min=50),
+  'ddim, dt 125, window 125, s >= 125': recipe(**window(125, 125), s_min=125),
   'ddim, dt 125, window 250, s >= 125': recipe(**window(125, 250), s_min=125),
   'the same, t on the grid': recipe(**window(125, 250), s_min=125, sample_t=times.grid),
-  'ddim, dt 50, window 125, target at t': asked_at_t(recipe(**DT_50), 50),
-  'ddim, dt 125, window 125, target at t': asked_at_t(recipe(**DT_125), 125),
+  'ddim, dt 50, window 125, target at t': asked_at_t(recipe(**window(50, 125)), 50),
+  'ddim, dt 125, window 125, target at t': asked_at_t(recipe(**window(125, 125)), 125),
   'ddim, dt 50, velocity, window 200': recipe(**window(50, 200)),
   'ddim, dt 20, velocity, window 400': recipe(**window(20, 400)),
 }
@@ -163,10 +162,10 @@ def row(label: str, params, sampler: str, counts) -> None:
   print(f'{label:<40} {scores}', flush=True)
 
 
-def kappa(dt: int, times: tuple[int, ...]) -> None:
+def kappa(dt: int, levels: tuple[int, ...]) -> None:
   """By how much d_ε enlarges what x̂_s says over x̂_t: (σ_t / α_t) / (σ_s / α_s)."""
   ratio = SCHEDULE.sigmas / SCHEDULE.alphas
-  print(f'κ of Δt {dt}:', ', '.join(f'{ratio[t] / ratio[t - dt]:.2f} at {t}' for t in times))
+  print(f'κ of Δt {dt}:', ', '.join(f'{ratio[t] / ratio[t - dt]:.2f} at {t}' for t in levels))
 
 
 def main() -> None:
@@ -178,7 +177,7 @@ def main() -> None:
   for label, loss in RECIPES.items():
     row(label, train(loss, prior, updates=UPDATES, rate=2e-3), 'consistency', (1, 2, 4, 8))
   for decay in (0.0, 0.99):
-    params = train(recipe(**DT_125), prior, updates=UPDATES, rate=2e-3, decay=decay)
+    params = train(recipe(**window(125, 125)), prior, updates=UPDATES, rate=2e-3, decay=decay)
     row(f'ddim, dt 125, window 125, γ {decay:g}', params, 'consistency', (1, 2, 4, 8))
 
 
