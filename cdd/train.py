@@ -142,7 +142,8 @@ class Loop:
   def step(self, state, step: int):
     now = time.perf_counter()
     batch = next(self._experiment.batches)
-    self._waited += time.perf_counter() - now
+    if self._idle():
+      self._waited += time.perf_counter() - now
     batch = sharding.put_batch(batch, self._experiment.mesh)
     state, metrics = self._experiment.step(state, batch)
     self._newest = step, metrics
@@ -151,6 +152,13 @@ class Loop:
       self._pending = step, metrics, self._waited
       self._waited = 0.0
     return state
+
+  def _idle(self) -> bool:
+    """Whether the device has done all it was given: only then is a late batch time lost.
+
+    While it has not, the loop merely runs further ahead of it, as after a checkpoint.
+    """
+    return self._newest is None or self._newest[1]['loss'].is_ready()
 
   def flush(self) -> None:
     """Writes the metrics of the last logged step."""
