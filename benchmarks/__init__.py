@@ -1,5 +1,5 @@
 """Benchmarks: ours beside the same networks and loss in PyTorch diffusers, in one process."""
 
-from cdd import runtime
+from cdd.core import runtime
 
 runtime.configure()

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cdd import build, report, train
+from cdd.runs import experiment as build
+from cdd.runs import loop as train
+from cdd.runs import report
 
 
 def main(folder: Path) -> None:

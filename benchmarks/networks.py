@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from flax import nnx
 
-from cdd import trees
+from cdd.core import trees
+from cdd.core.types import Batch, Condition, Params, Text
 from cdd.diffusion import schedules
 from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
 from cdd.models.networks import Networks
-from cdd.models.pretrained import names
 from cdd.models.unet import UNet2DConditionModel, UNetConfig
-from cdd.types import Batch, Condition, Params, Text
+from cdd.pretrained import names
 
 CONFIG = UNetConfig(
   block_out_channels=(64, 128, 192),

@@ -13,9 +13,10 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from cdd import build, report
-from cdd.models import lpips
-from cdd.models.pretrained import trained
+from cdd.metrics import lpips
+from cdd.pretrained import trained
+from cdd.runs import experiment as build
+from cdd.runs import report
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/depth.py:tiny', 'Says the examples.')
 OURS = flags.DEFINE_string('ours', None, 'A trained.safetensors; what ships if not given.')

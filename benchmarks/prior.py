@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from cdd import sampler
+from cdd.core.types import Batch, Nets
 from cdd.data.scenes import Scenes
-from cdd.eval import grid
 from cdd.methods import finetune
-from cdd.types import Batch, Nets
+from cdd.reports import grid
+from cdd.sampling import pipeline as sampler
 
 MODEL = flags.DEFINE_string('model', 'packaged', 'What cdd.sample takes.')
 OUT = flags.DEFINE_string('out', 'docs/results/prior.png', 'The picture.')

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks import clock, networks
-from cdd.types import Batch
+from cdd.core.types import Batch
 
 
 def our_evaluation(adapter: str, reference: networks.Theirs, batch: Batch) -> Callable:

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cdd import runtime
+from cdd.core import runtime
 
 runtime.configure()
 
@@ -29,10 +29,10 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks import clock  # noqa: E402
-from cdd import trees  # noqa: E402
+from cdd.core import trees  # noqa: E402
+from cdd.core.types import Text  # noqa: E402
 from cdd.models import functional  # noqa: E402
-from cdd.models.pretrained import diffusers  # noqa: E402
-from cdd.types import Text  # noqa: E402
+from cdd.pretrained import diffusers  # noqa: E402
 from configs.stable_diffusion import SD21  # noqa: E402
 
 UNET = SD21['unet']

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from benchmarks import clock, networks
+from cdd.core.types import Batch, Nets, Params
 from cdd.diffusion import distances, predictors, times
 from cdd.methods import conditional
 from cdd.training import optimizer, state, step, targets
-from cdd.types import Batch, Nets, Params
 
 RATE, CLIP, DT = 1e-4, 1.0, 1
 LOSS = partial(

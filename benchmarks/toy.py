@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cdd.core.types import Batch, Nets
 from cdd.diffusion import distances, predictors, schedules, times
 from cdd.diffusion.process import decompose
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.methods import conditional, finetune
-from cdd.types import Batch, Nets
 
 SCHEDULE = schedules.scaled_linear(beta_end=0.016)  # The packaged prior's.
 SETTINGS = dict(schedule=SCHEDULE, num_steps=SCHEDULE.num_steps)

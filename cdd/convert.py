@@ -14,11 +14,13 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from cdd import build, priors, trees
-from cdd.errors import UserError
-from cdd.export import WEIGHTS
-from cdd.models.pretrained import adapters, diffusers, hub, scheduler, tensors, trained, weights
-from cdd.models.pretrained.whole import whole
+from cdd.core import trees
+from cdd.core.errors import UserError
+from cdd.core.files import whole
+from cdd.pretrained import adapter_folders as adapters
+from cdd.pretrained import diffusers, hub, priors, scheduler, tensors, trained, weights
+from cdd.runs import experiment as build
+from cdd.runs.export import WEIGHTS
 
 FLAGS = flags.FLAGS
 DTYPES = dict(float32='F32', float16='F16', bfloat16='BF16')

@@ -1,6 +1,6 @@
 """The command line: `python -m cdd.main --config=configs/depth.py:tiny [--workdir=...]`."""
 
-from cdd import runtime
+from cdd.core import runtime
 
 runtime.configure()
 
@@ -13,8 +13,8 @@ import jax  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
-from cdd import train  # noqa: E402
-from cdd.errors import UserError  # noqa: E402
+from cdd.core.errors import UserError  # noqa: E402
+from cdd.runs import loop as train  # noqa: E402
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(

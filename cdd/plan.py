@@ -4,7 +4,7 @@ python -m cdd.plan --config=configs/depth.py --topology=v5e:4x4 --family=sd21
 python -m cdd.plan --config=configs/depth.py:tiny --topology=cpu:4
 """
 
-from cdd import runtime
+from cdd.core import runtime
 
 runtime.configure()
 
@@ -26,12 +26,16 @@ from absl import app, flags  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.extend.core import jaxprs_in_params  # noqa: E402
 
-from cdd import build, priors, trees  # noqa: E402
-from cdd.errors import UserError  # noqa: E402
+from cdd.core import trees  # noqa: E402
+from cdd.core.errors import UserError  # noqa: E402
+from cdd.core.registry import choose  # noqa: E402
 from cdd.main import FLAGS, parse  # noqa: E402
 from cdd.models import functional  # noqa: E402
-from cdd.models.pretrained import diffusers  # noqa: E402
-from cdd.registry import choose  # noqa: E402
+from cdd.pretrained import (
+  diffusers,  # noqa: E402
+  priors,  # noqa: E402
+)
+from cdd.runs import experiment as build  # noqa: E402
 from cdd.training import sharding  # noqa: E402
 
 FAMILIES = 'configs/stable_diffusion.py'

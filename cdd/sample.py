@@ -3,7 +3,7 @@
 python -m cdd.sample --model=packaged:depth --prompt='a red ball' --condition=depth.png --seeds=0,1
 """
 
-from cdd import runtime
+from cdd.core import runtime
 
 runtime.configure()
 
@@ -18,13 +18,13 @@ import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from cdd.core.errors import UserError  # noqa: E402
+from cdd.core.registry import choose  # noqa: E402
 from cdd.data import TASKS  # noqa: E402
 from cdd.diffusion.samplers import SAMPLERS  # noqa: E402
 from cdd.diffusion.times import SPACINGS  # noqa: E402
-from cdd.errors import UserError  # noqa: E402
-from cdd.eval import grid  # noqa: E402
-from cdd.registry import choose  # noqa: E402
-from cdd.sampler import How, load, spread  # noqa: E402
+from cdd.reports import grid  # noqa: E402
+from cdd.sampling.pipeline import How, load, spread  # noqa: E402
 
 FLAGS = flags.FLAGS
 OF_MODEL = ('model', 'adapter', 'dtype')

@@ -1,6 +1,6 @@
 import os
 
-from cdd import runtime
+from cdd.core import runtime
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # The networks of the tests are tiny: compiling them would take most of the time.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdd import runtime
+from cdd.core import runtime
 from configs.stable_diffusion import FAMILIES
 
 SIDE = 16  # of the latents: what has to be full are the widths
@@ -142,10 +142,11 @@ def ours(family: str, component: str, folder: Path, figures: dict) -> dict[str, 
   runtime.configure()
   import jax
 
-  from cdd import build, trees
+  from cdd.core import trees
+  from cdd.core.types import Condition, Text
   from cdd.models import functional
-  from cdd.models.pretrained import diffusers
-  from cdd.types import Condition, Text
+  from cdd.pretrained import diffusers
+  from cdd.runs import experiment as build
 
   given = inputs(family)
   text = Text(given['states'])

@@ -8,8 +8,9 @@ import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
 
-from cdd import build, train
-from cdd.errors import UserError
+from cdd.core.errors import UserError
+from cdd.runs import experiment as build
+from cdd.runs import loop as train
 from cdd.training import checkpoint
 
 

@@ -7,8 +7,10 @@ import pytest
 import tiny
 from safetensors.numpy import load_file
 
-from cdd import build, main, train
-from cdd.errors import UserError
+from cdd import main
+from cdd.core.errors import UserError
+from cdd.runs import experiment as build
+from cdd.runs import loop as train
 
 RUNS = [
   f'{task}.py:{option}'

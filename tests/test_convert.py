@@ -15,9 +15,10 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 
-from cdd import build, convert, priors
-from cdd.errors import UserError
-from cdd.models.pretrained import diffusers, hub, names, tensors, trained, weights
+from cdd import convert
+from cdd.core.errors import UserError
+from cdd.pretrained import diffusers, hub, names, priors, tensors, trained, weights
+from cdd.runs import experiment as build
 
 FILE = 'diffusion_pytorch_model.safetensors'
 ID = 'someone/tiny-sd'

@@ -13,7 +13,7 @@ import pytest
 from full_size import ADAPTERS
 from safetensors.numpy import load_file
 
-from cdd import priors
+from cdd.pretrained import priors
 from configs.stable_diffusion import FAMILIES
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,10 @@ import pytest
 import tiny
 from ml_collections import ConfigDict
 
-from cdd import build, plan, trees
-from cdd.errors import UserError
+from cdd import plan
+from cdd.core import trees
+from cdd.core.errors import UserError
+from cdd.runs import experiment as build
 
 # Published: the files on the hub hold this many numbers.
 COUNTS = dict(

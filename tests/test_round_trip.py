@@ -6,7 +6,8 @@ import pytest
 import tiny
 import torch
 
-from cdd import convert, sample, train
+from cdd import convert, sample
+from cdd.runs import loop as train
 
 PROMPTS = ['a red ball on a table', 'two blue boxes']
 ADAPTERS = dict(controlnet=dict(hint_widths=(4, 8)), concat=dict())

@@ -11,13 +11,15 @@ import pytest
 import tiny
 from PIL import Image
 
-from cdd import build, priors, sample, sampler
+from cdd import sample
+from cdd.core.errors import UserError
+from cdd.core.types import Condition, Text
 from cdd.diffusion import guidance, tiles
 from cdd.diffusion.samplers import SAMPLERS
-from cdd.errors import UserError
 from cdd.models.networks import Guide
-from cdd.models.pretrained import trained
-from cdd.types import Condition, Text
+from cdd.pretrained import priors, trained
+from cdd.runs import experiment as build
+from cdd.sampling import pipeline as sampler
 
 RNG = np.random.default_rng(0)
 SETTINGS = dict(

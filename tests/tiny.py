@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from cdd import trees
+from cdd.core import trees
 from cdd.data import tokens
 from cdd.data.scenes import Scenes
 from cdd.models import functional
-from cdd.models.pretrained import diffusers
+from cdd.pretrained import diffusers
 
 ROOT = Path(__file__).parents[1]
 SIZE = 32

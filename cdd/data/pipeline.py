@@ -6,7 +6,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from cdd.errors import UserError
+from cdd.core.errors import UserError
 
 PICTURES = ('image', 'condition', 'image_latents', 'condition_latents')
 

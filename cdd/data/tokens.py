@@ -8,7 +8,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from cdd.errors import UserError
+from cdd.core.errors import UserError
 
 START, END = '<|startoftext|>', '<|endoftext|>'
 # The tokens that a tokenizer_config.json names, and CLIP's defaults.

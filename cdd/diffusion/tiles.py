@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdd.errors import UserError
+from cdd.core.errors import UserError
 
 
 class Tiling(NamedTuple):

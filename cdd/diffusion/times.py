@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cdd.errors import UserError
-from cdd.registry import choose
+from cdd.core.errors import UserError
+from cdd.core.registry import choose
 
 
 def shared(rng: jax.Array, batch: int, dt: int, num_steps: int) -> jax.Array:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cdd.types import Array
+from cdd.core.types import Array
 
 
 def loss(

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cdd.core.registry import choose
+from cdd.core.types import Array, Batch, Nets
 from cdd.diffusion.process import Level, Pair, compose, decompose
-from cdd.registry import choose
-from cdd.types import Array, Batch, Nets
 
 LEAST = 0.02  # Below this a weight does not grow further.
 

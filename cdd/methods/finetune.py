@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cdd.core.types import Array, Batch, Nets
 from cdd.diffusion.process import Level, Pair, compose, velocity
-from cdd.types import Array, Batch, Nets
 
 
 def loss(

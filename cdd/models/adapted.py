@@ -2,8 +2,8 @@
 
 from flax import nnx
 
+from cdd.core.types import Array, Condition
 from cdd.models.unet import UNet2DConditionModel
-from cdd.types import Array, Condition
 
 
 class Adapted(nnx.Module):

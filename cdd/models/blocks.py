@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cdd.types import Array
+from cdd.core.types import Array
 
 # From 1024 x 1024 scores on, attention goes by blocks of queries (docs/performance.md).
 LARGE, BLOCK = 2**20, 512

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from cdd.types import Array, Params
+from cdd.core.types import Array, Params
 
 
 class Keys:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cdd import trees
+from cdd.core import trees
+from cdd.core.types import Array, Condition, Network, Params, Text
 from cdd.diffusion import guidance, parametrizations, schedules, tiles
-from cdd.types import Array, Condition, Network, Params, Text
 
 
 class Guide(NamedTuple):

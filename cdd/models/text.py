@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cdd.core.registry import choose
+from cdd.core.types import Array
 from cdd.models.blocks import attend, gelu
-from cdd.models.fields import refuse
-from cdd.registry import choose
-from cdd.types import Array
+from cdd.pretrained.supported import refuse
 
 ACTIVATIONS = dict(
   quick_gelu=lambda x: x * jax.nn.sigmoid(1.702 * x),

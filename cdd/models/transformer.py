@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from flax import nnx
 
+from cdd.core.types import Array
 from cdd.models.blocks import GroupNorm, attend, conv, gelu
-from cdd.types import Array
 
 
 class Attention(nnx.Module):

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cdd.errors import UserError
+from cdd.core.errors import UserError
+from cdd.core.registry import choose
+from cdd.core.types import Array, Text
 from cdd.models.blocks import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv, silu
-from cdd.models.fields import refuse
 from cdd.models.transformer import Transformer2DModel
-from cdd.registry import choose
-from cdd.types import Array, Text
+from cdd.pretrained.supported import refuse
 
 ATTENDS = dict(
   DownBlock2D=False, UpBlock2D=False, CrossAttnDownBlock2D=True, CrossAttnUpBlock2D=True

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 
+from cdd.core.types import Array
 from cdd.models.blocks import (
   Downsample2D,
   GroupNorm,
@@ -15,8 +16,7 @@ from cdd.models.blocks import (
   conv,
   silu,
 )
-from cdd.models.fields import refuse
-from cdd.types import Array
+from cdd.pretrained.supported import refuse
 
 # Fields of config.json that change what is computed -> what is computed here.
 SUPPORTED = dict(

@@ -7,9 +7,9 @@ import optax
 import optax.contrib
 from optax.contrib import MuonDimensionNumbers
 
-from cdd import trees
-from cdd.registry import choose
-from cdd.types import Params
+from cdd.core import trees
+from cdd.core.registry import choose
+from cdd.core.types import Params
 
 
 def schedule(*, peak: float, steps: int, warmup: int = 0, decay: str = 'linear', hold: float = 0.0):

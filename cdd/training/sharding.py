@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cdd import trees
-from cdd.errors import UserError
+from cdd.core import trees
+from cdd.core.errors import UserError
 
 RULES = (('.*', 'fsdp'),)
 

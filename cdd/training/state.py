@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cdd.types import Array, Params
+from cdd.core.types import Array, Params
 
 
 @flax.struct.dataclass

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cdd.core.types import Array, Params
 from cdd.training.state import State
-from cdd.types import Array, Params
 
 # objective(params, target, frozen, batch, rng, step) -> (scalar, metrics)
 Objective = Callable[[Params, Params, Params, Any, Array, Array], tuple[Array, dict]]

@@ -6,7 +6,7 @@ A target holds the parameters in which θ⁻ is not θ itself: all of them, or n
 import jax
 import jax.numpy as jnp
 
-from cdd.types import Array, Params
+from cdd.core.types import Array, Params
 
 
 def ema(target: Params, params: Params, step: Array, *, decay: float, warmup: bool = False):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from cdd.core.errors import UserError
 from cdd.data import pipeline
-from cdd.errors import UserError
 
 COUNT = 11
 SOURCE = [

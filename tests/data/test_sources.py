@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from cdd.data import crops, sources
-from cdd.errors import UserError
+from cdd.core.errors import UserError
+from cdd.data import sources
+from cdd.data import transforms as crops
 
 # One colour per picture: a crop tells which picture it is from.
 COLOURS = {'red.png': (200, 10, 10), 'green.png': (10, 200, 10), 'blue.png': (10, 10, 200)}

@@ -7,8 +7,8 @@ import pytest
 import tokenizers
 import transformers
 
+from cdd.core.errors import UserError
 from cdd.data import tokens
-from cdd.errors import UserError
 
 CAPTIONS = (
   "A photograph of the dog's ball: it's 123 metres away, isn't it?",
@@ -134,7 +134,7 @@ def test_a_broken_folder_is_named(name, text, said, tmp_path):
 
 
 def test_the_packaged_folder_reads_as_transformers_reads_it():
-  from cdd import priors
+  from cdd.pretrained import priors
 
   folder = priors.PACKAGED / 'tokenizer'
   theirs = transformers.CLIPTokenizer.from_pretrained(folder)

@@ -9,7 +9,7 @@ import torch
 from cdd.diffusion import schedules, times
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.diffusion.samplers.ddim import ddim
-from cdd.models.pretrained import scheduler
+from cdd.pretrained import scheduler
 
 MEAN, STD = 0.7, 0.5
 SCHEDULE = schedules.scaled_linear(zero_terminal_snr=True)

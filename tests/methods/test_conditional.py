@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cdd.core.types import Batch, Condition, Nets
 from cdd.diffusion import distances, predictors, schedules, times
 from cdd.methods import METHODS, conditional, finetune
-from cdd.types import Batch, Condition, Nets
 
 SCHEDULE = schedules.scaled_linear(zero_terminal_snr=True)
 RNG = np.random.default_rng(0)

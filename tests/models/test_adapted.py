@@ -5,12 +5,13 @@ import pytest
 from flax import nnx
 from torch_peers import SMALL as CONFIG
 
-from cdd import build, trees
+from cdd.core import trees
+from cdd.core.types import Condition, Text
 from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
 from cdd.models.unet import UNet2DConditionModel
-from cdd.types import Condition, Text
+from cdd.runs import experiment as build
 
 RNG = np.random.default_rng(0)
 Z = jnp.asarray(RNG.normal(size=(2, 8, 8, 4)), jnp.float32)
@@ -110,7 +111,7 @@ def test_controlnet_equals_diffusers():
   import diffusers as reference
   import torch
 
-  from cdd.models.pretrained import names
+  from cdd.pretrained import names
 
   torch.manual_seed(0)
   fields = CONFIG._asdict()

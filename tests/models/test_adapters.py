@@ -42,15 +42,17 @@ from torch_peers import (
   with_t2i,
 )
 
-from cdd import build, trees
-from cdd.errors import UserError
+from cdd.core import trees
+from cdd.core.errors import UserError
+from cdd.core.types import Condition
 from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS, t2i_adapter
 from cdd.models.networks import Networks
-from cdd.models.pretrained import adapters, names
 from cdd.models.unet import UNetConfig
-from cdd.types import Condition
+from cdd.pretrained import adapter_folders as adapters
+from cdd.pretrained import names
+from cdd.runs import experiment as build
 
 SD15 = UNetConfig(cross_attention_dim=768)
 SDXL = UNetConfig(

@@ -8,7 +8,7 @@ import torch_peers as peers
 import transformers
 
 from cdd.models import functional
-from cdd.models.pretrained import diffusers
+from cdd.pretrained import diffusers
 
 FIELDS = dict(
   vocab_size=50,

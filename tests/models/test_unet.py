@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch_peers as peers
 
+from cdd.core.types import Condition
 from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
 from cdd.models.unet import UNet2DConditionModel, UNetConfig, rematerialized
-from cdd.types import Condition
 
 SD21 = dict(attention_head_dim=(1, 2, 2, 4), use_linear_projection=True)
 FAMILIES = dict(

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from flax import nnx
 
-from cdd import trees
+from cdd.core import trees
+from cdd.core.types import Text
 from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
-from cdd.models.pretrained import names
 from cdd.models.unet import UNet2DConditionModel, UNetConfig
-from cdd.types import Text
+from cdd.pretrained import names
 
 torch.set_num_threads(1)
 RNG = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from cdd.methods import conditional
 from cdd.training import sharding, state as states, step as steps
 from cdd.training.optimizer import adamw
 from cdd.training.targets import ema
-from cdd.types import Batch, Condition, Nets
+from cdd.core.types import Batch, Condition, Nets
 
 rng = np.random.default_rng(0)
 schedule = schedules.scaled_linear(zero_terminal_snr=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cdd.errors import UserError
+from cdd.core.errors import UserError
 
 KINDS = ('metric', 'inverse')
 

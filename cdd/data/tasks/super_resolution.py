@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from PIL import Image
 
-from cdd.data.degradations import DEGRADATIONS
-from cdd.registry import bind
+from cdd.core.registry import bind
+from cdd.data.degradations.simple import DEGRADATIONS
 
 
 def super_resolution(*, factor: int, degradation: Mapping) -> Callable:

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cdd.errors import UserError
+from cdd.core.errors import UserError
+from cdd.core.types import Array, Condition, Params
 from cdd.models.unet import Encoder, Features, UNetConfig
-from cdd.types import Array, Condition, Params
 
 
 class Concat(nnx.Module):

@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from flax import nnx
 
+from cdd.core.registry import choose
+from cdd.core.types import Array, Condition
 from cdd.models.blocks import conv, silu
 from cdd.models.unet import Encoder, Features, UNetConfig, skip_channels
-from cdd.registry import choose
-from cdd.types import Array, Condition
 
 
 class HintNetwork(nnx.Module):

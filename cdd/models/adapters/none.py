@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from flax import nnx
 
+from cdd.core.types import Array, Condition
 from cdd.models.unet import Encoder, Features, UNetConfig
-from cdd.types import Array, Condition
 
 
 class NoAdapter(nnx.Module):

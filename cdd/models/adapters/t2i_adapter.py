@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cdd.errors import UserError
+from cdd.core.errors import UserError
+from cdd.core.registry import choose
+from cdd.core.types import Array, Condition
 from cdd.models.blocks import conv
 from cdd.models.unet import Encoder, Features, UNetConfig
-from cdd.registry import choose
-from cdd.types import Array, Condition
 
 
 class Kind(NamedTuple):

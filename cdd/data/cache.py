@@ -1,0 +1,108 @@
+"""Owns examples encoded ahead of training: a folder of latents, and the source that reads it."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import filelock
+import grain
+import numpy as np
+from tqdm import tqdm
+
+from cdd.core.errors import UserError
+from cdd.data import pipeline
+
+
+def write(folder: Path, source, task: Callable, encoders: Mapping[str, Callable], **settings):
+  """Encodes the first examples of a source; the folder is there whole or not at all.
+
+  Of several runs at once the first encodes, and the others wait for it.
+
+  Args:
+    task: (example, rng) -> dict; example i is drawn with the generator of (0, i).
+    encoders: picture ('image', 'condition') -> what makes the array to keep of a batch of them
+      [b, H, W, 3] in [0, 1]; it is kept as float16, or as it is if whole numbers.
+    settings: the count, and what `encode` takes besides.
+
+  Raises:
+    UserError: the source is shorter than the count.
+  """
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with filelock.FileLock(folder.with_suffix('.lock')):
+    if not folder.exists():
+      new = folder.with_suffix('.tmp')
+      shutil.rmtree(new, ignore_errors=True)
+      encode(new, source, task, encoders, **settings)
+      os.replace(new, folder)
+
+
+def encode(
+  folder: Path,
+  source,
+  task: Callable,
+  encoders: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+  *,
+  count: int,
+  batch_size: int = 32,
+  threads: int = 2,
+  workers: int = 0,
+) -> None:
+  """Writes the arrays and the captions of `write`.
+
+  Args:
+    threads, workers: what draws the examples (`pipeline.prefetched`).
+  """
+  if count > len(source):
+    raise UserError(f'Cannot encode {count} of {len(source)} examples (data.cache).')
+  folder.mkdir()
+  draw = lambda i, example: task(example, np.random.default_rng((0, i)))
+  drawn = grain.MapDataset.source(source)[:count].map_with_index(draw).batch(batch_size)
+  total = len(drawn)
+  drawn = pipeline.prefetched(drawn, threads=threads, workers=workers)
+  captions, files = [], {}
+  for batch in tqdm(drawn, desc='encoding', total=total, unit='batch', dynamic_ncols=True):
+    start, here = len(captions), len(batch['caption'])
+    captions += map(str, batch['caption'])
+    for name, encoder in encoders.items():
+      # The last batch is filled up, so that one shape compiles.
+      filled = np.concatenate([batch[name], np.repeat(batch[name][-1:], batch_size - here, axis=0)])
+      array = np.asarray(encoder(filled))[:here]
+      kind = array.dtype if np.issubdtype(array.dtype, np.integer) else np.float16
+      if name not in files:
+        path = str(folder / f'{name}.npy')
+        files[name] = np.lib.format.open_memmap(path, 'w+', kind, (count, *array.shape[1:]))
+      files[name][start : start + here] = array
+  drawn.close()
+  for file in files.values():
+    file.flush()
+  (folder / 'captions.json').write_text(json.dumps(captions))
+
+
+class Latents:
+  """`[i] -> dict(image_latents, condition_latents | condition, caption)`, as `write` left them."""
+
+  def __init__(self, folder: Path):
+    self._folder = Path(folder)
+    self._captions = json.loads((self._folder / 'captions.json').read_text())
+    files = sorted(self._folder.glob('*.npy'))
+    self._arrays = {path.stem: np.load(path, mmap_mode='r') for path in files}
+
+  def __reduce__(self):
+    return Latents, (self._folder,)  # A worker is sent the place, not what is there.
+
+  def __len__(self):
+    return len(self._captions)
+
+  def __getitem__(self, index):
+    example = dict(caption=self._captions[index])
+    for name, array in self._arrays.items():
+      if array.dtype == np.uint8:
+        example[name] = array[index].astype(np.float32) / 255
+      else:
+        example[f'{name}_latents'] = array[index].astype(np.float32)
+    return example
+
+  def __repr__(self):
+    return f'Latents({self._folder.name!r})'

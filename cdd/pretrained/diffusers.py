@@ -1,0 +1,285 @@
+"""Owns the diffusers folder layout: reading a text-to-image pipeline, and writing one. No torch."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import nnx
+
+from cdd.core import trees
+from cdd.core.errors import UserError
+from cdd.core.files import whole
+from cdd.core.types import Params
+from cdd.models import functional, text, unet, vae
+from cdd.pretrained import names, scheduler, weights
+
+
+class Component(NamedTuple):
+  """What a network is called in the folder.
+
+  Attributes:
+    stem: its weight file without the suffix.
+    library, name: its class in model_index.json and in its config.json.
+    module, config: our class and its config.
+    check: raises UserError for fields of a config.json that our class does not follow.
+    older: patterns of keys in older files, and what they are today.
+    written: the fields of a new config.json that the reference needs and our class does not.
+  """
+
+  stem: str
+  library: str
+  name: str
+  module: type
+  config: type
+  check: Callable[[Mapping[str, Any]], None]
+  older: tuple[tuple[str, str], ...]
+  written: Callable[[Any], dict[str, Any]]
+
+
+def _of_text(name: str, module: type) -> Component:
+  written = lambda config: dict(
+    model_type='clip_text_model',
+    architectures=(name,),
+    bos_token_id=config.eos_token_id - 1,
+    pad_token_id=config.eos_token_id,
+  )
+  # transformers 5 writes CLIPTextModel without the prefix that the hub's files have.
+  older = ((r'^(embeddings|encoder|final_layer_norm)\.', r'text_model.\1.'),)
+  return Component(
+    'model',
+    'transformers',
+    name,
+    module,
+    text.TextConfig,
+    text.check,
+    older,
+    written,
+  )
+
+
+COMPONENTS = dict(
+  unet=Component(
+    'diffusion_pytorch_model',
+    'diffusers',
+    'UNet2DConditionModel',
+    unet.UNet2DConditionModel,
+    unet.UNetConfig,
+    unet.check,
+    (),
+    lambda config: dict(mid_block_type='UNetMidBlock2DCrossAttn', act_fn='silu'),
+  ),
+  vae=Component(
+    'diffusion_pytorch_model',
+    'diffusers',
+    'AutoencoderKL',
+    vae.AutoencoderKL,
+    vae.VAEConfig,
+    vae.check,
+    tuple(
+      (rf'(mid_block\.attentions\.0)\.{old}\.', rf'\1.{new}.')
+      for old, new in dict(query='to_q', key='to_k', value='to_v', proj_attn='to_out.0').items()
+    ),
+    lambda config: dict(
+      act_fn='silu',
+      down_block_types=('DownEncoderBlock2D',) * len(config.block_out_channels),
+      up_block_types=('UpDecoderBlock2D',) * len(config.block_out_channels),
+    ),
+  ),
+  text_encoder=_of_text('CLIPTextModel', text.CLIPTextModel),
+  text_encoder_2=_of_text('CLIPTextModelWithProjection', text.CLIPTextModelWithProjection),
+)
+TOKENIZERS = ('tokenizer', 'tokenizer_2')
+# The pipeline of a U-Net by what it reads beside z.
+PIPELINES = {0: '', 4: 'InstructPix2Pix', 5: 'Inpaint'}
+
+
+class Pretrained(NamedTuple):
+  """A pipeline in memory.
+
+  Attributes:
+    configs: component -> its config (UNetConfig, VAEConfig, TextConfig).
+    params: the flat tree of all components, 'unet.…', 'vae.…', 'text_encoder.…'.
+    scheduler: scheduler_config.json as a dict.
+    tokenizers: 'tokenizer', 'tokenizer_2' -> its folder.
+    fields: component -> its config.json as it was read.
+    index: model_index.json as it was read.
+    extras: components of the folder that are not read, as its safety_checker.
+  """
+
+  configs: Mapping[str, Any]
+  params: Params
+  scheduler: Mapping[str, Any]
+  tokenizers: Mapping[str, Path]
+  fields: Mapping[str, Mapping[str, Any]] = {}
+  index: Mapping[str, Any] = {}
+  extras: tuple[str, ...] = ()
+
+
+def make(component: str, config, *, dtype=np.float32) -> nnx.Module:
+  """A freshly initialised network."""
+  return COMPONENTS[component].module(config, dtype=dtype, rngs=functional.Keys(0))
+
+
+def parse(component: str, fields: Mapping[str, Any]):
+  """Our config from the fields of a config.json.
+
+  Raises:
+    UserError: a field asks for what our network does not do.
+  """
+  COMPONENTS[component].check(fields)
+  kind = COMPONENTS[component].config
+  frozen = lambda value: tuple(map(frozen, value)) if isinstance(value, list) else value
+  return kind(**{name: frozen(fields[name]) for name in kind._fields if name in fields})
+
+
+def load(
+  folder: Path,
+  *,
+  place: Callable[[str, np.ndarray], Any] = lambda path, array: array,
+  dtype=np.float32,
+  variant: str | None = None,
+) -> Pretrained:
+  """Reads the components that a folder holds, tensor by tensor.
+
+  Args:
+    place: (path, array) -> what to keep of a parameter; `sharding.placer(mesh)` puts it on devices.
+    dtype: of the parameters; None keeps the files' own.
+    variant: 'fp16' reads unet/diffusion_pytorch_model.fp16.safetensors, and so on.
+
+  Raises:
+    UserError: there is no such folder, it is of another family, a file is missing, broken or a
+      pickle, or tensors do not fit.
+  """
+  folder = Path(folder)
+  index = _index(folder)
+  configs, params, fields = {}, {}, {}
+  for component in [name for name in COMPONENTS if (folder / name).is_dir()]:
+    fields[component] = weights.read_json(folder / component / 'config.json')
+    configs[component] = _config(folder / component, component, fields[component])
+    within = lambda path, array, component=component: place(f'{component}.{path}', array)
+    tree = _params(
+      folder / component, component, configs[component], place=within, dtype=dtype, variant=variant
+    )
+    params.update(trees.prefixed(tree, component))
+  known = (*COMPONENTS, *TOKENIZERS, 'scheduler')
+  listed = {name for name, entry in index.items() if isinstance(entry, list) and any(entry)}
+  return Pretrained(
+    configs,
+    params,
+    scheduler.read(folder / 'scheduler'),
+    {name: folder / name for name in TOKENIZERS if (folder / name).is_dir()},
+    fields,
+    index,
+    tuple(sorted(listed - {*known})),
+  )
+
+
+def _index(folder: Path) -> dict[str, Any]:
+  """model_index.json, once the folder is known to be of a family that is read."""
+  if folder.is_file():
+    raise UserError(f'{folder} is a file, not a diffusers folder. {weights.how_to_convert(folder)}')
+  if not folder.is_dir():
+    raise UserError(
+      f'There is no pretrained model at {str(folder)!r}. It should be a diffusers folder (unet/, '
+      'vae/, text_encoder/, scheduler/, tokenizer/).'
+    )
+  path = folder / 'model_index.json'
+  index = weights.read_json(path) if path.exists() else {}
+  if not any((folder / component).is_dir() for component in COMPONENTS):
+    single = folder / 'config.json'
+    name = weights.read_json(single).get('_class_name') if single.exists() else None
+    what = f'a single {name}' if name else f'{sorted(p.name for p in folder.iterdir())[:8]}'
+    raise UserError(
+      f'{folder} is no text-to-image pipeline: it holds none of {list(COMPONENTS)}, but {what}.'
+    )
+  for component in COMPONENTS:
+    listed = index.get(component)
+    _check_class(path, component, [n for n in listed[1:] if n] if isinstance(listed, list) else [])
+  return index
+
+
+def _check_class(path: Path, component: str, found: list[str]) -> None:
+  expected = COMPONENTS[component].name
+  if found and expected not in found:
+    raise UserError(f'{path}: {component} is a {found[0]}; only {expected} is read.')
+
+
+def _config(folder: Path, component: str, fields: Mapping[str, Any]):
+  """The config of a component of the class that we have."""
+  path = folder / 'config.json'
+  found = [fields['_class_name']] if '_class_name' in fields else fields.get('architectures') or []
+  _check_class(path, component, found)
+  try:
+    return parse(component, fields)
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
+
+
+def _params(folder: Path, component: str, config, *, place, dtype, variant) -> Params:
+  """The parameters of a component."""
+  entry = COMPONENTS[component]
+  shapes = functional.abstract(lambda: make(component, config))[1]
+  stored = weights.read(folder, entry.stem, variant)
+  stored = {key: leaf for key, leaf in stored.items() if not key.endswith('position_ids')}
+  stored = names.rename(stored, entry.older, str(folder))
+  file = next((leaf.path for leaf in stored.values()), folder)
+  return names.convert(stored, shapes, str(file), dtype=dtype, place=place)
+
+
+def save(
+  pretrained: Pretrained, folder: Path, *, dtype=np.float16, max_shard_size: int = weights.SHARD
+) -> None:
+  """Writes a folder that diffusers' `from_pretrained` reads; whole, or not at all."""
+  with whole(folder) as new:
+    new.mkdir()
+    for component, config in pretrained.configs.items():
+      (new / component).mkdir()
+      fields = written(component, config, pretrained.fields.get(component, {}), dtype)
+      weights.write_json(new / component / 'config.json', fields)
+      weights.write(
+        new / component,
+        COMPONENTS[component].stem,
+        names.to_tensors(trees.select(pretrained.params, component)),
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+      )
+    if pretrained.scheduler:
+      (new / 'scheduler').mkdir()
+      weights.write_json(new / 'scheduler' / scheduler.NAME, pretrained.scheduler)
+    for name, source in pretrained.tokenizers.items():
+      shutil.copytree(source, new / name)
+    weights.write_json(new / 'model_index.json', new_index(pretrained))
+
+
+def written(component: str, config, read: Mapping[str, Any], dtype) -> dict[str, Any]:
+  """The fields of a config.json: those that were read, and what is new or has changed since."""
+  entry = COMPONENTS[component]
+  if read:
+    was = parse(component, read)._asdict()
+    changed = {name: value for name, value in config._asdict().items() if value != was[name]}
+    kinds = [name for name in ('dtype', 'torch_dtype') if name in read and dtype]
+    return {**read, **changed, **dict.fromkeys(kinds, np.dtype(dtype).name)}
+  fields = dict(config._asdict(), _class_name=entry.name, **entry.written(config))
+  return {name: value for name, value in fields.items() if value is not None}
+
+
+def new_index(pretrained: Pretrained) -> dict[str, Any]:
+  """model_index.json: the pipeline's class, its flags as they were read, and its components."""
+  configs = pretrained.configs
+  family = 'XL' if 'text_encoder_2' in configs else ''
+  beside = configs['unet'].in_channels - configs['unet'].out_channels if 'unet' in configs else 0
+  flags = {name: value for name, value in pretrained.index.items() if not isinstance(value, list)}
+  index = {
+    '_diffusers_version': '0.36.0',
+    **flags,
+    '_class_name': f'StableDiffusion{family}{PIPELINES.get(beside, "")}Pipeline',
+  }
+  index |= {name: [None, None] for name in pretrained.extras}
+  index |= {name: [COMPONENTS[name].library, COMPONENTS[name].name] for name in configs}
+  tokenizer = ['transformers', 'CLIPTokenizer']
+  index |= {name: pretrained.index.get(name, tokenizer) for name in pretrained.tokenizers}
+  if pretrained.scheduler:
+    index['scheduler'] = ['diffusers', pretrained.scheduler['_class_name']]
+  return index

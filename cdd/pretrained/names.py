@@ -1,0 +1,113 @@
+"""Owns the mapping from torch's keys and layouts to ours: the path is the key but for its leaf."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from cdd.core.errors import UserError
+from cdd.pretrained import tensors as files
+
+WEIGHTS = ('kernel', 'scale', 'embedding')  # What torch calls 'weight' on its three kinds of layer.
+
+
+def torch_key(path: str) -> str:
+  """'down_blocks.0.conv1.kernel' -> 'down_blocks.0.conv1.weight'."""
+  stem, _, leaf = path.rpartition('.')
+  return f'{stem}.weight' if leaf in WEIGHTS else path
+
+
+def from_torch(path: str, array: np.ndarray) -> np.ndarray:
+  """A tensor in our layout: OIHW -> HWIO, [out, in] -> [in, out], else unchanged."""
+  if not path.endswith('.kernel'):
+    return array
+  return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def to_torch(path: str, array: np.ndarray) -> np.ndarray:
+  """The inverse of `from_torch`."""
+  if not path.endswith('.kernel'):
+    return array
+  return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+
+
+class Torch(NamedTuple):
+  """A leaf of ours as torch lays it out; `np.asarray` brings it to the host."""
+
+  path: str
+  leaf: Any
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return to_torch(self.path, np.broadcast_to(0, self.leaf.shape)).shape
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self.leaf.dtype
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    return np.asarray(to_torch(self.path, np.asarray(self.leaf)), dtype)
+
+
+def to_tensors(params: Mapping[str, Any]) -> dict[str, Torch]:
+  """The parameters under torch's keys, in torch's layouts."""
+  return {torch_key(path): Torch(path, leaf) for path, leaf in params.items()}
+
+
+def rename(tensors: Mapping[str, Any], rules: Sequence[tuple[str, str]], where: str) -> dict:
+  """Tensors under today's keys; `rules` are patterns of older ones and what replaces them.
+
+  Raises:
+    UserError: an old and a new key name the same tensor.
+  """
+  out = {}
+  for key, tensor in tensors.items():
+    new = key
+    for pattern, replacement in rules:
+      new = re.sub(pattern, replacement, new)
+    if new in out:
+      raise UserError(f'{where} holds {new} twice, once as {key}.')
+    out[new] = tensor
+  return out
+
+
+def convert(
+  tensors: Mapping[str, Any],
+  shapes: Mapping[str, Any],
+  where: str,
+  *,
+  dtype=np.float32,
+  place: Callable[[str, np.ndarray], Any] = lambda path, array: array,
+) -> dict[str, Any]:
+  """Torch tensors as a flat tree of ours; they are read one by one, once all are known to fit.
+
+  Args:
+    tensors: arrays, or tensors of a file.
+    shapes: our paths, with leaves that have a shape.
+    where: the file, for messages.
+    dtype: what to cast to; None keeps what a tensor has.
+    place: (path, array) -> what to keep, as an array on devices.
+
+  Raises:
+    UserError: lists every missing, unexpected and mis-shaped tensor, or names one that holds
+      values that are not finite.
+  """
+  keys = {torch_key(path): path for path in shapes}
+  problems = [f'missing {key}' for key in keys if key not in tensors]
+  problems += [f'unexpected {key}' for key in tensors if key not in keys]
+  for key in keys.keys() & tensors.keys():
+    shape, expected = tuple(tensors[key].shape), Torch(keys[key], shapes[keys[key]]).shape
+    if shape != expected:
+      problems.append(f'{key} has shape {shape}, not {expected}')
+    elif not jnp.issubdtype(tensors[key].dtype, jnp.floating):
+      problems.append(f'{key} is {tensors[key].dtype}, not floating')
+  if problems:
+    raise UserError(f'{where} does not fit its config.json: ' + '; '.join(sorted(problems)))
+  out = {}
+  for key, path in keys.items():
+    kind = tensors[key].dtype if dtype is None else dtype
+    array = files.cast(from_torch(path, np.asarray(tensors[key])), kind)
+    out[path] = place(path, files.finite(array, f'{where}: {key}'))
+  return out

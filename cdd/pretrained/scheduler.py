@@ -1,0 +1,74 @@
+"""Owns scheduler_config.json: what a U-Net was trained with, and how it is meant to be sampled."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cdd.core.errors import UserError
+from cdd.core.registry import choose
+from cdd.diffusion import parametrizations, schedules, times
+from cdd.pretrained import weights
+
+NAME = 'scheduler_config.json'
+# Families whose noise is no table of β.
+OTHERS = ('EDM', 'FlowMatch', 'KarrasVe', 'ScoreSdeVe', 'VQDiffusion')
+
+CLIPPING = ('DDIMScheduler', 'DDPMScheduler')  # They clip unless they are told not to.
+
+
+def read(folder: Path) -> dict[str, Any]:
+  """The fields of the folder's scheduler; {} if there is none.
+
+  Raises:
+    UserError: a field asks for what is not supported.
+  """
+  if not folder.is_dir():
+    return {}
+  fields = weights.read_json(folder / NAME)
+  try:
+    check(fields)
+  except ValueError as error:
+    raise UserError(f'{folder / NAME}: {error}') from error
+  return fields
+
+
+def check(fields: Mapping[str, Any]) -> None:
+  """Raises:
+  ValueError: names the field that is not supported.
+  """
+  name = fields.get('_class_name') or ''
+  if name.startswith(OTHERS):
+    raise UserError(f'The noise of {name} is no table of betas.')
+  if fields.get('thresholding'):
+    raise UserError('thresholding=True is for models of pixels; choose false.')
+  if 'learned' in (fields.get('variance_type') or ''):
+    raise UserError(f'variance_type={fields["variance_type"]!r}: learned variances are not read.')
+  kind = fields.get('prediction_type', 'epsilon')
+  if kind not in parametrizations.KINDS:
+    raise UserError(
+      f'Unknown prediction_type {kind!r}; choose one of {sorted(parametrizations.KINDS)}.'
+    )
+  if 'timestep_spacing' in fields:
+    choose(times.SPACINGS, fields['timestep_spacing'], 'timestep_spacing')
+  schedules.from_diffusers(fields)
+
+
+def walk(fields: Mapping[str, Any]) -> times.Walk:
+  """How the folder says it is to be sampled, as `DDIMScheduler.from_config` reads its fields.
+
+  Whatever its class: those of other samplers of diffusers (PNDM, Euler) carry the same fields. One
+  that does not know clip_sample does not clip.
+  """
+  clips = fields.get('clip_sample', fields.get('_class_name') in CLIPPING)
+  return times.Walk(
+    spacing=fields.get('timestep_spacing', 'leading'),
+    offset=fields.get('steps_offset', 0),
+    last=0 if fields.get('set_alpha_to_one', True) else 1,
+    clip=fields.get('clip_sample_range', 1.0) if clips else None,
+  )
+
+
+def of_run(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields with which diffusers samples a model of ours as we do: DDIM by `times.Walk()`."""
+  ours = dict(timestep_spacing='trailing', set_alpha_to_one=True, clip_sample=False)
+  return {**fields, '_class_name': 'DDIMScheduler', **ours}

@@ -1,0 +1,393 @@
+"""Files as they come: shards, variants, old names, broken headers, other families."""
+
+import json
+import shutil
+import struct
+
+import diffusers as reference
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+import transformers
+from ml_collections import ConfigDict
+from safetensors.numpy import load_file, save_file
+
+from cdd.core.errors import UserError
+from cdd.models.unet import UNetConfig
+from cdd.pretrained import diffusers, priors, tensors
+
+FILE = 'diffusion_pytorch_model.safetensors'
+
+
+def torch_vae():
+  torch.manual_seed(1)
+  return reference.AutoencoderKL(
+    block_out_channels=(4, 8),
+    down_block_types=('DownEncoderBlock2D',) * 2,
+    up_block_types=('UpDecoderBlock2D',) * 2,
+    layers_per_block=1,
+    norm_num_groups=2,
+    sample_size=16,
+  )
+
+
+def torch_text(name='CLIPTextModel'):
+  torch.manual_seed(2)
+  config = transformers.CLIPTextConfig(
+    vocab_size=50,
+    hidden_size=8,
+    intermediate_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    max_position_embeddings=10,
+    projection_dim=6,
+    bos_token_id=48,
+    eos_token_id=49,
+  )
+  return getattr(transformers, name)(config)
+
+
+@pytest.fixture(scope='module')
+def original(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('original')
+  torch_vae().save_pretrained(folder / 'vae')
+  return folder
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+  """A pipeline that is an autoencoder alone, to break."""
+  shutil.copytree(original, tmp_path / 'broken')
+  return tmp_path / 'broken'
+
+
+def same(a, b):
+  return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+
+
+# Files.
+
+
+@pytest.mark.parametrize('name', ['float64', 'float32', 'float16', 'bfloat16', 'int64', 'uint8'])
+def test_a_tensor_is_read_as_the_library_wrote_it(name, tmp_path):
+  written = {'a.b': torch.arange(6).reshape(2, 3), 'mu': torch.tensor(2), 'none': torch.zeros(0, 3)}
+  written = {key: tensor.to(getattr(torch, name)) for key, tensor in written.items()}
+  safetensors.torch.save_file(written, tmp_path / 'x', metadata=dict(format='pt'))
+  stored = tensors.read(tmp_path / 'x')
+  assert stored.keys() == written.keys()
+  for key, tensor in written.items():
+    array = np.asarray(stored[key])
+    assert array.dtype == name and array.shape == tuple(tensor.shape)
+    np.testing.assert_array_equal(array.astype(float), tensor.double().numpy())
+
+
+@pytest.mark.parametrize('dtype', [None, np.float16, ml_dtypes.bfloat16])
+def test_a_tensor_is_written_as_the_library_reads_it(dtype, tmp_path):
+  made = {'half': np.array([1.5, 2], np.float16), 'mu': np.array(0.25, np.float32)}
+  made['turned'] = np.arange(6, dtype=np.float32).reshape(2, 3).T
+  tensors.write(tmp_path / 'x', made, dtype)
+  with safetensors.safe_open(tmp_path / 'x', 'pt') as file:
+    assert file.metadata() == dict(format='pt')
+  for key, tensor in safetensors.torch.load_file(tmp_path / 'x').items():
+    assert str(tensor.dtype) == f'torch.{np.dtype(dtype or made[key].dtype)}'
+    np.testing.assert_array_equal(tensor.double().numpy(), made[key].astype(float))
+
+
+def with_header(header, data=b'\0' * 16, length=None) -> bytes:
+  text = header if isinstance(header, bytes) else json.dumps(header).encode()
+  return struct.pack('<Q', len(text) if length is None else length) + text + data
+
+
+def entry(begin, end, shape=(2,), dtype='F32'):
+  return dict(dtype=dtype, shape=list(shape), data_offsets=[begin, end])
+
+
+HOSTILE = dict(
+  empty=(b'', 'a header of 0 bytes in a file of 0'),
+  beyond_the_file=(with_header({}, length=1000), 'a header of 1000 bytes in a file of 26'),
+  ten_gigabytes=(with_header({}, length=10**10), 'a header of 10000000000 bytes'),
+  no_json=(with_header(b'{"a": '), 'Expecting value'),
+  no_object=(with_header([1]), 'no JSON object'),
+  too_deep=(with_header(b'[' * 200000), 'recursion'),
+  overlapping=(with_header(dict(a=entry(0, 8), b=entry(4, 12))), 'b overlaps'),
+  the_same_place=(with_header(dict(a=entry(0, 8), b=entry(0, 8))), 'b overlaps'),
+  gap=(with_header(dict(a=entry(0, 4, (1,)), b=entry(8, 16))), 'b leaves a gap'),
+  too_long=(with_header(dict(a=entry(0, 8), b=entry(8, 24, (4,)))), 'b ends at byte'),
+  left_over=(with_header(dict(a=entry(0, 8))), '8 bytes follow'),
+  huge=(with_header(dict(a=entry(0, 2**70, (2**68,)))), 'a ends at byte'),
+  overflowing=(with_header(dict(a=entry(0, 16, (2**32, 2**32)))), r'a is F32\[4294967296, 429'),
+  negative=(with_header(dict(a=entry(0, 8, (-2, -1)))), 'describes a as'),
+  fractional=(with_header(dict(a=entry(0, 8.0))), 'describes a as'),
+  backwards=(with_header(dict(a=entry(8, 0))), 'a is F32'),
+  no_offsets=(with_header(dict(a=dict(dtype='F32', shape=[2]))), 'describes a as'),
+  unknown_dtype=(with_header(dict(a=entry(0, 16, (16,), 'F8_E4M3'))), "a has dtype 'F8_E4M3'"),
+)
+
+
+@pytest.mark.parametrize('kind', HOSTILE)
+def test_a_hostile_file_is_an_error_that_names_it(kind, folder):
+  data, message = HOSTILE[kind]
+  (folder / 'vae' / FILE).write_bytes(data)
+  with pytest.raises(UserError, match=f'vae/{FILE}.*{message}'):
+    diffusers.load(folder)
+
+
+def test_a_file_that_shrinks_while_it_is_read_names_the_tensor(folder):
+  path = folder / 'vae' / FILE
+  last = max(tensors.read(path).values(), key=lambda tensor: tensor.offset)
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(UserError, match=f'{FILE} cannot be read: it ends within {last.key}'):
+    np.asarray(last)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_a_tensor_that_is_not_finite_is_named(value, folder):
+  tree = load_file(folder / 'vae' / FILE)
+  tree['encoder.conv_in.bias'][1:3] = value
+  save_file(tree, folder / 'vae' / FILE)
+  with pytest.raises(UserError, match=f'{FILE}: encoder.conv_in.bias has 2 values that are not'):
+    diffusers.load(folder)
+
+
+def test_an_integer_tensor_is_refused(folder):
+  tree = load_file(folder / 'vae' / FILE)
+  tree['encoder.conv_in.bias'] = tree['encoder.conv_in.bias'].astype(np.int8)
+  save_file(tree, folder / 'vae' / FILE)
+  with pytest.raises(UserError, match='encoder.conv_in.bias is int8, not floating'):
+    diffusers.load(folder)
+
+
+# Shards, variants, pickles.
+
+
+@pytest.mark.parametrize('variant', [None, 'fp16'])
+def test_shards_of_the_reference_are_one_model(variant, original, tmp_path):
+  model = torch_vae().half() if variant else torch_vae()
+  model.save_pretrained(tmp_path / 'vae', max_shard_size='5KB', variant=variant)
+  assert len(list((tmp_path / 'vae').glob('*.safetensors'))) > 2
+  expected = diffusers.load(original).params
+  if variant:
+    expected = {key: leaf.astype(np.float16).astype(np.float32) for key, leaf in expected.items()}
+  assert same(diffusers.load(tmp_path, variant=variant).params, expected)
+
+
+def test_the_reference_reads_our_shards(original, tmp_path):
+  loaded = diffusers.load(original)
+  diffusers.save(loaded, tmp_path / 'ours', dtype=np.float32, max_shard_size=5000)
+  sizes = [path.stat().st_size for path in (tmp_path / 'ours' / 'vae').glob('*.safetensors')]
+  assert len(sizes) > 2
+  again, info = reference.AutoencoderKL.from_pretrained(
+    tmp_path / 'ours' / 'vae', output_loading_info=True
+  )
+  assert not any(info[name] for name in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
+  expected = torch_vae().state_dict()
+  assert all(torch.equal(tensor, expected[key]) for key, tensor in again.state_dict().items())
+  assert same(diffusers.load(tmp_path / 'ours').params, loaded.params)
+
+
+def sharded(folder):
+  """The folder's autoencoder in shards, and their index."""
+  diffusers.save(diffusers.load(folder), folder, dtype=np.float32, max_shard_size=5000)
+  path = folder / 'vae' / (FILE + '.index.json')
+  return path, json.loads(path.read_text())
+
+
+def test_an_index_that_names_a_missing_shard_is_an_error(folder):
+  _, index = sharded(folder)
+  name = index['weight_map']['encoder.conv_in.weight']
+  (folder / 'vae' / name).unlink()
+  with pytest.raises(UserError, match=rf"index.json names \['{name}'\], which .*vae does not hold"):
+    diffusers.load(folder)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda index: index.pop('weight_map'), 'has no weight_map'),
+    (lambda index: index['weight_map'].update(x='../../x.safetensors'), 'has no weight_map'),
+    (lambda index: index['weight_map'].update(x=next(iter(index['weight_map'].values()))), 'x in '),
+  ],
+)
+def test_an_index_that_is_wrong_is_an_error(change, message, folder):
+  path, index = sharded(folder)
+  change(index)
+  path.write_text(json.dumps(index))
+  with pytest.raises(UserError, match=f'index.json .*{message}'):
+    diffusers.load(folder)
+
+
+def test_a_variant_that_is_missing_is_named_with_what_is_there(folder):
+  with pytest.raises(UserError, match=rf"no diffusion_pytorch_model.fp16.safetensors; .*'{FILE}'"):
+    diffusers.load(folder, variant='fp16')
+  (folder / 'vae' / FILE).rename(folder / 'vae' / 'diffusion_pytorch_model.fp16.safetensors')
+  with pytest.raises(UserError, match=rf'no {FILE}; .*variant=fp16'):
+    diffusers.load(folder)
+  spec = ConfigDict(dict(path=str(folder), variant='fp16'))
+  assert priors.load(spec, folder, ()).configs.keys() == {'vae'}
+
+
+@pytest.mark.parametrize('suffix', ['bin', 'ckpt', 'pt', 'pth'])
+def test_a_pickle_is_refused_with_the_command_that_converts_it(suffix, folder):
+  (folder / 'vae' / FILE).rename(folder / 'vae' / f'diffusion_pytorch_model.{suffix}')
+  with pytest.raises(UserError, match='from_pretrained.*use_safetensors=False.*save_pretrained'):
+    diffusers.load(folder)
+  single = folder / f'sd.{suffix}'
+  single.write_bytes(b'')
+  with pytest.raises(UserError, match='is a file.*from_single_file.*sd.*safe_serialization=True'):
+    diffusers.load(single)
+
+
+def test_half_precision_is_kept_if_asked_for(tmp_path):
+  torch_vae().to(torch.bfloat16).save_pretrained(tmp_path / 'vae')
+  kept, wide = diffusers.load(tmp_path, dtype=None).params, diffusers.load(tmp_path).params
+  assert {leaf.dtype for leaf in kept.values()} == {np.dtype(ml_dtypes.bfloat16)}
+  assert same({key: leaf.astype(np.float32) for key, leaf in kept.items()}, wide)
+
+
+# Names and families.
+
+
+def test_the_attention_of_older_autoencoders_loads(folder):
+  older = dict(to_q='query', to_k='key', to_v='value')
+  tree = load_file(folder / 'vae' / FILE)
+  names = {key: key.replace('to_out.0', 'proj_attn') for key in tree}
+  for new, old in older.items():
+    names = {key: name.replace(new, old) for key, name in names.items()}
+  expected = diffusers.load(folder).params
+  save_file({names[key]: leaf for key, leaf in tree.items()}, folder / 'vae' / FILE)
+  assert sum(names[key] != key for key in tree) == 16
+  assert same(diffusers.load(folder).params, expected)
+  tree['encoder.mid_block.attentions.0.query.bias'] = np.zeros(8, np.float32)
+  save_file(tree, folder / 'vae' / FILE)
+  with pytest.raises(UserError, match='holds .*to_q.bias twice'):
+    diffusers.load(folder)
+
+
+@pytest.mark.parametrize('component', ['text_encoder', 'text_encoder_2'])
+def test_a_text_encoder_loads_under_old_and_new_names(component, tmp_path):
+  torch_text(diffusers.COMPONENTS[component].name).save_pretrained(tmp_path / component)
+  path = tmp_path / component / 'model.safetensors'
+  plain = {key.removeprefix('text_model.'): leaf for key, leaf in load_file(path).items()}
+  trees = []
+  for prefix in ('', 'text_model.'):
+    tree = {prefix * ('text_projection' not in key) + key: leaf for key, leaf in plain.items()}
+    tree[f'{prefix}embeddings.position_ids'] = np.arange(10)[None]
+    save_file(tree, path)
+    trees.append(diffusers.load(tmp_path).params)
+  assert same(*trees)
+  diffusers.save(diffusers.load(tmp_path), tmp_path / 'ours', dtype=np.float32)
+  kind = getattr(transformers, diffusers.COMPONENTS[component].name)
+  again = kind.from_pretrained(tmp_path / 'ours' / component).state_dict()
+  expected = torch_text(diffusers.COMPONENTS[component].name).state_dict()
+  assert again.keys() == expected.keys()
+  assert all(torch.equal(again[key], expected[key]) for key in expected)
+
+
+def index(folder, **fields):
+  (folder / 'model_index.json').write_text(json.dumps(fields))
+
+
+def test_a_folder_of_another_family_is_named(folder, tmp_path):
+  index(folder, text_encoder_2=['transformers', 'T5EncoderModel'])
+  with pytest.raises(UserError, match='model_index.json: text_encoder_2 is a T5EncoderModel; only'):
+    diffusers.load(folder)
+  index(folder)
+  fields = json.loads((folder / 'vae' / 'config.json').read_text())
+  other = dict(fields, _class_name='AutoencoderTiny')
+  (folder / 'vae' / 'config.json').write_text(json.dumps(other))
+  with pytest.raises(UserError, match='vae/config.json: vae is a AutoencoderTiny; only Auto'):
+    diffusers.load(folder)
+  (tmp_path / 'control').mkdir()
+  (tmp_path / 'control' / 'config.json').write_text('{"_class_name": "ControlNetModel"}')
+  with pytest.raises(UserError, match='control is no text-to-image pipeline.*single ControlNetMod'):
+    diffusers.load(tmp_path / 'control')
+
+
+def test_the_weights_of_another_text_encoder_are_all_listed(tmp_path):
+  torch_text().save_pretrained(tmp_path / 'text_encoder')
+  path = tmp_path / 'text_encoder' / 'config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | dict(hidden_size=16, vocab_size=60)))
+  with pytest.raises(UserError) as error:
+    diffusers.load(tmp_path)
+  stored = load_file(tmp_path / 'text_encoder' / 'model.safetensors')
+  narrow = [key for key in stored if 8 in stored[key].shape]
+  assert len(narrow) > 10
+  assert all(f'{key.removeprefix("text_model.")} has shape' in str(error.value) for key in narrow)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('act_fn', 'gelu'),
+    ('down_block_types', ['DownEncoderBlock2D', 'AttnDownEncoderBlock2D']),
+    ('mid_block_add_attention', False),
+    ('use_quant_conv', False),
+    ('latents_mean', [0.1, 0.2, 0.3, 0.4]),
+  ],
+)
+def test_an_autoencoder_that_computes_something_else_is_refused_by_its_field(field, value, folder):
+  path = folder / 'vae' / 'config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+  with pytest.raises(UserError, match=f'vae/config.json: .*autoencoder.*{field} is'):
+    diffusers.load(folder)
+
+
+# What is written.
+
+
+def test_config_fields_that_we_do_not_use_survive(folder, tmp_path):
+  path = folder / 'vae' / 'config.json'
+  fields = json.loads(path.read_text()) | dict(_name_or_path='there', torch_dtype='float32')
+  path.write_text(json.dumps(fields))
+  loaded = diffusers.load(folder)
+  diffusers.save(loaded, tmp_path / 'kept', dtype=None)
+  assert json.loads((tmp_path / 'kept' / 'vae' / 'config.json').read_text()) == fields
+  changed = loaded.configs['vae']._replace(scaling_factor=0.5)
+  loaded = loaded._replace(configs=dict(vae=changed))
+  diffusers.save(loaded, tmp_path / 'changed', dtype=np.float16)
+  fields |= dict(scaling_factor=0.5, torch_dtype='float16')
+  assert json.loads((tmp_path / 'changed' / 'vae' / 'config.json').read_text()) == fields
+
+
+@pytest.mark.parametrize(
+  ('channels', 'second', 'name'),
+  [
+    (4, False, 'StableDiffusionPipeline'),
+    (8, False, 'StableDiffusionInstructPix2PixPipeline'),
+    (9, False, 'StableDiffusionInpaintPipeline'),
+    (4, True, 'StableDiffusionXLPipeline'),
+    (8, True, 'StableDiffusionXLInstructPix2PixPipeline'),
+  ],
+)
+def test_the_index_names_the_pipeline_of_its_networks(channels, second, name):
+  configs = dict(unet=UNetConfig(in_channels=channels)) | dict.fromkeys(['text_encoder_2'] * second)
+  read = dict(_class_name='x', force_zeros_for_empty_prompt=False, safety_checker=['a', 'b'])
+  made = diffusers.Pretrained(configs, {}, {}, {}, index=read, extras=('safety_checker',))
+  written = diffusers.new_index(made)
+  assert hasattr(reference, name) and written['_class_name'] == name
+  assert written['force_zeros_for_empty_prompt'] is False
+  assert written['safety_checker'] == [None, None]
+
+
+def test_components_that_are_not_read_are_listed(folder):
+  index(
+    folder,
+    vae=['diffusers', 'AutoencoderKL'],
+    safety_checker=['stable_diffusion', 'StableDiffusionSafetyChecker'],
+    image_encoder=[None, None],
+    requires_safety_checker=True,
+  )
+  assert diffusers.load(folder).extras == ('safety_checker',)
+
+
+def test_an_error_leaves_nothing_behind_and_the_old_folder_whole(folder, tmp_path):
+  loaded = diffusers.load(folder)
+  diffusers.save(loaded, tmp_path / 'ours')
+  before = sorted((p, p.stat().st_size) for p in tmp_path.rglob('*'))
+  loaded.params['vae.decoder.conv_out.bias'] = np.full(3, 1e6, np.float32)
+  with pytest.raises(UserError, match='decoder.conv_out.bias has 3 values .* in float16'):
+    diffusers.save(loaded, tmp_path / 'ours', dtype=np.float16)
+  assert sorted((p, p.stat().st_size) for p in tmp_path.rglob('*')) == before

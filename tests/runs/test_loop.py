@@ -1,0 +1,44 @@
+import time
+from types import SimpleNamespace
+
+import pytest
+from ml_collections import ConfigDict
+
+from cdd.runs import loop as train
+from cdd.training import sharding
+
+CONFIG = ConfigDict(dict(log=dict(every=1), optimizer=dict(learning_rate=1e-3)))
+
+
+class Value(float):
+  """A metric on a device that has, or has not, computed it yet."""
+
+  done = True
+
+  def is_ready(self):
+    return self.done
+
+
+def late_batches():
+  while True:
+    time.sleep(0.02)
+    yield {}
+
+
+@pytest.mark.parametrize('done', [True, False])
+def test_a_late_batch_counts_as_waiting_only_if_the_device_has_nothing_to_do(done):
+  value = Value(1.0)
+  value.done = done
+  logged = []
+  experiment = SimpleNamespace(
+    batches=late_batches(),
+    mesh=sharding.make_mesh(),
+    step=lambda state, batch: (state, dict(loss=value, grad_norm=value)),
+  )
+  log = SimpleNamespace(scalars=lambda step, values: logged.append(values))
+  bar = SimpleNamespace(n=0, update=lambda count: None, set_postfix=lambda values: None)
+  loop = train.Loop(experiment, CONFIG, log, bar)
+  for step in range(1, 6):
+    loop.step(None, step)
+  share = logged[-1]['waiting']
+  assert share > 0.5 if done else share == 0
