@@ -1,4 +1,4 @@
-"""Owns conversion: any model that is read here (a folder, the hub's, a run) in diffusers' layout.
+"""The command line of conversion: a folder, a hub's model or a run, in diffusers' layout.
 
 python -m cdd.convert --source=stabilityai/sdxl-base --target=sdxl --variant=fp16
 python -m cdd.convert --source=runs/depth_full --target=depth --dtype=float16
@@ -7,96 +7,18 @@ python -m cdd.convert --source=control_sd15_depth.safetensors --target=depth_con
 """
 
 import re
-import sys
 from pathlib import Path
 
-import numpy as np
-from absl import app, flags
-from ml_collections import ConfigDict
+from absl import flags
 
-from cdd.core import trees
+from cdd.core import cli
+from cdd.core.cli import FLAGS
 from cdd.core.errors import UserError
-from cdd.core.files import whole
-from cdd.pretrained import adapter_folders as adapters
-from cdd.pretrained import diffusers, hub, priors, scheduler, tensors, trained, weights
-from cdd.runs import experiment as build
-from cdd.runs.export import WEIGHTS
+from cdd.pretrained import tensors
+from cdd.pretrained.convert import convert
 
-FLAGS = flags.FLAGS
 DTYPES = dict(float32='F32', float16='F16', bfloat16='BF16')
 UNITS = {'': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'KIB': 2**10, 'MIB': 2**20, 'GIB': 2**30}
-
-
-def convert(
-  source: str,
-  target: Path,
-  *,
-  dtype=None,
-  variant: str | None = None,
-  max_shard_size: int = weights.SHARD,
-  adapter: str | None = None,
-  prior: str | None = None,
-) -> str:
-  """Writes what `source` holds to the folder `target`, whole or not at all.
-
-  Returns:
-    What was written, in words.
-
-  Raises:
-    UserError: the source is missing, broken or of a kind that is not read.
-  """
-  options = dict(dtype=dtype, max_shard_size=max_shard_size)
-  folder = hub.folder(source, variant=variant)
-  if adapter:
-    if not prior:
-      raise UserError(f'--adapter={adapter} needs --prior, the model that it belongs to.')
-    fields = weights.read_json(hub.folder(prior) / 'unet' / 'config.json')
-    settings = dict(name=adapter, path=str(folder))
-    spec, params = adapters.start(settings, diffusers.parse('unet', fields))
-    return of_adapter(spec, params, target, dtype=dtype)
-  export = folder / 'export' if (folder / 'export').is_dir() else folder
-  if (export / WEIGHTS).exists():
-    return of_run(export, target, **options)
-  top = export / 'config.json'
-  if top.exists() and weights.read_json(top).get('_class_name'):
-    spec = adapters.config_of(export)
-    params = adapters.load(export, spec, variant=variant, dtype=dtype)
-    return of_adapter(spec, params, target, dtype=dtype)
-  pipeline = diffusers.load(export, dtype=dtype, variant=variant)
-  diffusers.save(pipeline, target, **options)
-  left = f'; left out: {", ".join(pipeline.extras)}' if pipeline.extras else ''
-  return f'{diffusers.new_index(pipeline)["_class_name"]} ({", ".join(pipeline.configs)}{left})'
-
-
-def of_adapter(spec: adapters.Spec, params, target: Path, *, dtype) -> str:
-  adapters.save(spec, params, target, dtype=dtype)
-  return adapters.LAYOUTS[spec.name].kind
-
-
-def of_run(export: Path, target: Path, *, dtype, max_shard_size: int) -> str:
-  """A run's θ⁻: the pipeline if it was trained, with the adapter below it; else the adapter."""
-  config = ConfigDict(weights.read_json(export / 'config.json'))
-  prior = priors.load(config.prior, export.parent, ())
-  settings = config.model.adapter
-  _, unet, brought = build.joined(settings, prior.configs['unet'], prior.params, np.float32)
-  everything = {**prior.params, **brought}
-  train, _ = build.divide(config, everything)
-  everything.update(trained.load(export / WEIGHTS, train))
-  own = trees.select(everything, 'adapter')
-  spec, _ = adapters.start(settings, unet)
-  if own and all(path.startswith('adapter.') for path in train):
-    return of_adapter(spec, own, target, dtype=dtype)
-  pipeline = prior._replace(
-    configs={**prior.configs, 'unet': unet},
-    params=everything,
-    scheduler=scheduler.of_run(prior.scheduler),
-  )
-  with whole(target) as new:
-    diffusers.save(pipeline, new, dtype=dtype, max_shard_size=max_shard_size)
-    if own:
-      adapters.save(spec, own, new / spec.name, dtype=dtype)
-  name = diffusers.new_index(pipeline)['_class_name']
-  return f'{name}, and {adapters.LAYOUTS[spec.name].kind} in {spec.name}/' if own else name
 
 
 def size(text: str) -> int:
@@ -144,26 +66,21 @@ def define_flags() -> None:
   flags.mark_flags_as_required(['source', 'target'])
 
 
-def main(arguments):
-  try:
-    if len(arguments) > 1:
-      raise UserError(f'Unexpected arguments {arguments[1:]}; every option starts with --.')
-    target = Path(FLAGS.target)
-    check_target(target, overwrite=FLAGS.overwrite)
-    what = convert(
-      FLAGS.source,
-      target,
-      dtype=FLAGS.dtype and tensors.DTYPES[DTYPES[FLAGS.dtype]],
-      variant=FLAGS.variant,
-      max_shard_size=size(FLAGS.max_shard_size),
-      adapter=FLAGS.adapter,
-      prior=FLAGS.prior,
-    )
-  except UserError as error:
-    sys.exit(f'error: {error}')
+def main() -> None:
+  target = Path(FLAGS.target)
+  check_target(target, overwrite=FLAGS.overwrite)
+  what = convert(
+    FLAGS.source,
+    target,
+    dtype=FLAGS.dtype and tensors.DTYPES[DTYPES[FLAGS.dtype]],
+    variant=FLAGS.variant,
+    max_shard_size=size(FLAGS.max_shard_size),
+    adapter=FLAGS.adapter,
+    prior=FLAGS.prior,
+  )
   print(f'Wrote {target}: {what}.')
 
 
 if __name__ == '__main__':
   define_flags()
-  app.run(main)
+  cli.run(main)

@@ -1,32 +1,28 @@
-"""Owns the command line of sampling (docs/sampling.md); `load` and what it returns are the API.
+"""The command line of sampling (docs/sampling.md); `cdd.sampling` is its Python API.
 
 python -m cdd.sample --model=packaged:depth --prompt='a red ball' --condition=depth.png --seeds=0,1
 """
 
-from cdd.core import runtime
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-runtime.configure()
+import numpy as np
+from absl import flags
+from PIL import Image
 
-import json  # noqa: E402
-import math  # noqa: E402
-import sys  # noqa: E402
-from collections.abc import Mapping, Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from cdd.core import cli, files
+from cdd.core.cli import FLAGS
+from cdd.core.errors import UserError
+from cdd.core.registry import choose
+from cdd.diffusion.samplers import SAMPLERS
+from cdd.diffusion.times import SPACINGS
+from cdd.reports import grid
+from cdd.sampling import Settings, load
+from cdd.sampling.spread import spread
 
-import numpy as np  # noqa: E402
-from absl import app, flags, logging  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from cdd.core.errors import UserError  # noqa: E402
-from cdd.core.registry import choose  # noqa: E402
-from cdd.data import TASKS  # noqa: E402
-from cdd.diffusion.samplers import SAMPLERS  # noqa: E402
-from cdd.diffusion.times import SPACINGS  # noqa: E402
-from cdd.reports import grid  # noqa: E402
-from cdd.sampling.pipeline import How, load, spread  # noqa: E402
-
-FLAGS = flags.FLAGS
 OF_MODEL = ('model', 'adapter', 'dtype')
 OF_IMAGE = ('prompt', 'negative', 'condition', 'seeds')
 
@@ -45,24 +41,6 @@ def picture(path: str) -> Image.Image:
     raise UserError(f'The condition image {path} cannot be read: {error}') from error
 
 
-def as_condition(image: Image.Image, task: Mapping[str, Any]) -> np.ndarray:
-  """A picture as the condition [H, W, 3] in [0, 1] of a task, `config.data.task`.
-
-  Depth: a map of any bit depth, bright meaning near, stretched to the whole range.
-  Super-resolution: the small image, enlarged bicubically. Anything else: the picture itself.
-  """
-  if task.get('name') == 'depth':
-    depth = image if image.mode in ('I;16', 'I', 'F') else image.convert('L')
-    stretch = TASKS['depth'](depth_kind='inverse', percentiles=task.get('percentiles'))
-    values = np.asarray(depth, np.float32)
-    return stretch(dict(image=values, depth=values, caption=''), None)['condition']
-  image = image.convert('RGB')
-  factor = task['factor'] if task.get('name') == 'super_resolution' else 1
-  size = (image.width * factor, image.height * factor)
-  image = image if factor == 1 else image.resize(size, Image.Resampling.BICUBIC)
-  return np.asarray(image, np.float32) / 255
-
-
 def contact_sheet(images: np.ndarray, conditions: Sequence[np.ndarray | None]) -> np.ndarray:
   """Images in a grid that is about square; with conditions, a row for each pair."""
   if conditions[0] is not None:
@@ -78,7 +56,7 @@ def write(folder: Path, images: np.ndarray, rows: Sequence[dict], sheet: np.ndar
   for image, row in zip(images, rows, strict=True):
     grid.save_png(folder / row['file'], grid.to_uint8(image))
   text = ''.join(json.dumps(row) + '\n' for row in rows)
-  (folder / 'samples.jsonl').write_text(text)
+  files.write(folder / 'samples.jsonl', text)
   grid.save_png(folder / 'grid.png', sheet)
 
 
@@ -107,16 +85,16 @@ def run(settings: Mapping[str, Any]) -> None:
   Raises:
     UserError: names what does not fit.
   """
-  how = How(**{name: settings[name] for name in How._fields})
+  how = Settings(**{name: settings[name] for name in Settings._fields})
   choose(SAMPLERS, how.sampler or 'ddim', 'sampler')
   choose(SPACINGS, how.spacing or 'trailing', 'spacing')
   seeds, size = (whole_numbers(settings[name], name) for name in ('seeds', 'size'))
   pictures = [picture(path) for path in settings['condition'] or ()]
   given = spread({name: settings[name] for name in OF_IMAGE} | dict(seeds=seeds))
-  sampler = load(settings['model'], adapter=settings['adapter'], dtype=settings['dtype'])
-  how = sampler.resolved(how)
-  conditions = [as_condition(image, sampler.task) for image in pictures]
-  images = sampler(
+  pipeline = load(settings['model'], adapter=settings['adapter'], dtype=settings['dtype'])
+  how = pipeline.resolved(how)
+  conditions = [pipeline.task.from_picture(image) for image in pictures]
+  images = pipeline(
     given['prompt'],
     conditions or None,
     negative=given['negative'],
@@ -143,23 +121,6 @@ def whole_numbers(texts: Sequence[str] | None, name: str) -> list[int] | None:
     raise UserError(f'--{name} should be whole numbers, not {",".join(texts)!r}.') from None
 
 
-def parse(arguments: list[str]) -> list[str]:
-  try:
-    return FLAGS(arguments)
-  except flags.Error as error:
-    return sys.exit(f'error: {error}')
-
-
-def main(arguments):
-  if len(arguments) > 1:
-    sys.exit(f'error: unexpected arguments {arguments[1:]}; every option starts with --.')
-  logging.set_verbosity(logging.WARNING)
-  try:
-    run(FLAGS.flag_values_dict())
-  except UserError as error:
-    sys.exit(f'error: {error}')
-
-
 if __name__ == '__main__':
   define_flags()
-  app.run(main, flags_parser=parse)
+  cli.run(lambda: run(FLAGS.flag_values_dict()))

@@ -54,6 +54,7 @@ def base() -> ConfigDict:
   )
   config.accumulate = 1
   config.mesh = dict(data=-1, fsdp=1)
+  config.sharding = (('.*', 'fsdp'),)  # (pattern of paths, 'fsdp' or 'replicate').
   config.log = dict(every=20, samples_every=500, checkpoint_every=500, keep=2)
   return config
 

@@ -1,4 +1,4 @@
-"""Owns what ships with the package: the prior, trained models, photographs and LPIPS' weights."""
+"""Owns what ships with the package: where it lies, what it is, and the command that made it."""
 
 from pathlib import Path
 
@@ -7,3 +7,8 @@ PRIOR = FOLDER / 'prior'
 PHOTOS = FOLDER / 'photos'
 TRAINED = FOLDER / 'trained'
 LPIPS = FOLDER / 'lpips_alex.safetensors'
+
+
+def trained() -> dict[str, Path]:
+  """The conditional models that ship: name -> weights; the config lies beside as NAME.json."""
+  return {path.stem: path for path in sorted(TRAINED.glob('*.safetensors'))}

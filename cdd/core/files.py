@@ -1,14 +1,16 @@
-"""Owns writing a file or a folder whole or not at all."""
+"""Owns every write of a file or a folder: it is there complete, or not at all."""
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
   """A path to write to instead of `path`: it takes its place at the end, or is gone on an error."""
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,6 +25,17 @@ def whole(path: Path) -> Iterator[Path]:
     _remove(old)
   finally:
     _remove(new)
+
+
+def write(path: Path, data: str | bytes) -> None:
+  """Writes a text (UTF-8) or bytes."""
+  with atomic(path) as new:
+    new.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_json(path: Path, fields: Any) -> None:
+  """Writes JSON, indented, with a line end."""
+  write(path, json.dumps(fields, indent=2) + '\n')
 
 
 def _remove(path: Path) -> None:

@@ -1,8 +1,14 @@
-"""Owns what must be set before jax starts: XLA flags, memory, the cache. Import it first."""
+"""Owns what a command line sets before jax starts: XLA flags, memory, the cache of programs.
+
+Importing the package sets nothing of it.
+"""
 
 import ctypes
 import os
 import sys
+from pathlib import Path
+
+import jax
 
 # XLA's CPU backend hands convolutions to a library whose weight gradient is up to three times
 # slower than its own (docs/performance.md). CDD_XLA_FLAGS=off leaves XLA as it is.
@@ -14,24 +20,29 @@ MALLOC = dict(arena_max=(-8, 1), mmap_max=(-4, 0), trim_threshold=(-1, -1))
 
 
 def configure() -> None:
-  """Sets the flags and the memory, unless CDD_XLA_FLAGS=off, and the cache of programs."""
+  """Sets the flags and the memory, unless CDD_XLA_FLAGS=off, and the cache of programs.
+
+  To be called before the first array is made: XLA reads its flags when its backend starts.
+  """
   flags = os.environ.get('XLA_FLAGS', '')
   if os.environ.get('CDD_XLA_FLAGS', 'on') != 'off':
     if CPU_CONVOLUTIONS not in flags:
       os.environ['XLA_FLAGS'] = f'{flags} {CPU_CONVOLUTIONS}'.strip()
-    keep_memory()
-  cache = os.path.join(
-    os.environ.get('XDG_CACHE_HOME', os.path.expanduser('~/.cache')), 'cdd', 'xla'
+    never_return_memory()
+  cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')) / 'cdd' / 'xla'
+  defaults = dict(
+    jax_compilation_cache_dir=str(cache), jax_persistent_cache_min_compile_time_secs=1.0
   )
-  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', cache)
-  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '1')
+  for name, value in defaults.items():
+    if name.upper() not in os.environ:
+      jax.config.update(name, value)
 
 
-def keep_memory() -> None:
-  """Has glibc keep what is freed; other C libraries are left alone.
+def never_return_memory() -> None:
+  """Makes glibc reuse what is freed instead of returning it; other C libraries are left alone.
 
-  XLA's CPU backend allocates the scratch memory of a program at every call. glibc gives blocks of
-  that size back to the kernel, so that every step faults all its pages in anew.
+  XLA's CPU backend allocates the scratch memory of a program at every call. glibc returns blocks of
+  that size to the kernel, so that every step would fault all its pages in anew.
   """
   libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
   for setting, value in MALLOC.values() if hasattr(libc, 'mallopt') else ():

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdd.core.errors import UserError
+from cdd.core.registry import choose
 
 
 def match(patterns: Sequence[tuple[str, Any]], paths) -> dict[str, Any]:
@@ -48,3 +49,15 @@ def select(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def prefixed(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
   """The same tree below `prefix.`."""
   return {f'{prefix}.{path}': leaf for path, leaf in tree.items()}
+
+
+def labelled(patterns: Sequence[tuple[str, str]], tree: Mapping[str, Any]) -> dict[str, dict]:
+  """(pattern, 'train' | 'freeze') applied to a tree: dict(train=..., freeze=...).
+
+  Raises:
+    UserError: a path that no pattern matches, or another label.
+  """
+  labels = match(patterns, tree)
+  for label in set(labels.values()):
+    choose(dict(train=0, freeze=0), label, 'label of config.trainable')
+  return dict(train={}, freeze={}) | split(tree, labels)

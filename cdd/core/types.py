@@ -1,22 +1,25 @@
 """The nouns that every layer shares."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 Array = jax.Array
 Params = dict[str, Array]  # flat: the path of a leaf, joined by dots, to the leaf
-Network = Callable[[Array, Any, Array], Array]  # (z, c, t) -> v
+
+# denoise(z [b, h, w, c], t int32 [b, 1, 1, 1], s) -> v [b, h, w, c] at t, whose DDIM step leads to
+# s. A network that is not told its step ignores s; s = None asks for the posterior mean's velocity.
+Denoise = Callable[[Array, Array, Array | None], Array]
 
 
 class Text(NamedTuple):
   """A prompt as a U-Net reads it.
 
   Attributes:
-    states: [b, n, d] hidden states of the text encoders, joined along d.
+    states: [b, n, d] hidden states of the text encoders, concatenated along d.
     pooled: [b, p] the projected state of the last text encoder (SDXL), or None.
-    sizes: [b, 6] the sizes that SDXL is told, in pixels, or None: (height, width) of the original,
+    sizes: [b, 6] the sizes that SDXL reads, in pixels, or None: (height, width) of the original,
       (top, left) of the crop, (height, width) of the target.
   """
 
@@ -29,26 +32,43 @@ class Condition(NamedTuple):
   """What a sample is conditioned on.
 
   Attributes:
-    image: [b, h, w, k]; the condition's latents, or pixels in [0, 1], as the adapter asks.
-    text: the prompt.
+    arrays: name -> [b, h, w, k], what the adapter declares that it reads: latents or pixels.
+    text: the prompt, or None.
   """
 
-  image: Array | None
+  arrays: dict[str, Array]
   text: Text | None
 
 
 class Batch(NamedTuple):
-  """One draw (x, c) ~ p_data: latents [b, h, w, c] and their conditions."""
+  """The data of one update; a method reads what it needs.
 
-  x: Array
-  c: Condition
+  Attributes:
+    x: [b, h, w, c] latents, or None for a run without a U-Net.
+    images: [b, H, W, 3] in [-1, 1], or None where only latents are at hand.
+  """
+
+  x: Array | None = None
+  images: Array | None = None
 
 
 class Nets(NamedTuple):
-  """The networks a loss may call, parameters bound: θ, θ⁻, the frozen pretrained v_θ, E and D."""
+  """The networks that a loss may call, with parameters and the condition bound.
 
-  online: Network
-  target: Network | None = None
-  teacher: Network | None = None
+  Attributes:
+    online: θ.
+    target: θ⁻.
+    teacher: the frozen pretrained network.
+    encode: E, images in [0, 1] -> latents.
+    decode: D, latents -> images, about [0, 1].
+    moments: the autoencoder's encoder alone: images in [-1, 1] -> mean and log-variance.
+    render: the autoencoder's decoder alone: unscaled latents -> images in [-1, 1].
+  """
+
+  online: Denoise | None = None
+  target: Denoise | None = None
+  teacher: Denoise | None = None
   encode: Callable[[Array], Array] | None = None
   decode: Callable[[Array], Array] | None = None
+  moments: Callable[[Array], tuple[Array, Array]] | None = None
+  render: Callable[[Array], Array] | None = None

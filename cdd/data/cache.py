@@ -1,8 +1,6 @@
 """Owns examples encoded ahead of training: a folder of latents, and the source that reads it."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,19 +9,20 @@ import grain
 import numpy as np
 from tqdm import tqdm
 
+from cdd.core import files
 from cdd.core.errors import UserError
 from cdd.data import pipeline
 
 
 def write(folder: Path, source, task: Callable, encoders: Mapping[str, Callable], **settings):
-  """Encodes the first examples of a source; the folder is there whole or not at all.
+  """Encodes the first examples of a source; the folder is there complete or not at all.
 
   Of several runs at once the first encodes, and the others wait for it.
 
   Args:
     task: (example, rng) -> dict; example i is drawn with the generator of (0, i).
-    encoders: picture ('image', 'condition') -> what makes the array to keep of a batch of them
-      [b, H, W, 3] in [0, 1]; it is kept as float16, or as it is if whole numbers.
+    encoders: picture ('image', 'condition') -> what makes the array to write of a batch of them
+      [b, H, W, 3] in [0, 1]; it is written as float16, or as it is if whole numbers.
     settings: the count, and what `encode` takes besides.
 
   Raises:
@@ -32,10 +31,8 @@ def write(folder: Path, source, task: Callable, encoders: Mapping[str, Callable]
   folder.parent.mkdir(parents=True, exist_ok=True)
   with filelock.FileLock(folder.with_suffix('.lock')):
     if not folder.exists():
-      new = folder.with_suffix('.tmp')
-      shutil.rmtree(new, ignore_errors=True)
-      encode(new, source, task, encoders, **settings)
-      os.replace(new, folder)
+      with files.atomic(folder) as new:
+        encode(new, source, task, encoders, **settings)
 
 
 def encode(
@@ -61,7 +58,7 @@ def encode(
   drawn = grain.MapDataset.source(source)[:count].map_with_index(draw).batch(batch_size)
   total = len(drawn)
   drawn = pipeline.prefetched(drawn, threads=threads, workers=workers)
-  captions, files = [], {}
+  captions, arrays = [], {}
   for batch in tqdm(drawn, desc='encoding', total=total, unit='batch', dynamic_ncols=True):
     start, here = len(captions), len(batch['caption'])
     captions += map(str, batch['caption'])
@@ -70,13 +67,13 @@ def encode(
       filled = np.concatenate([batch[name], np.repeat(batch[name][-1:], batch_size - here, axis=0)])
       array = np.asarray(encoder(filled))[:here]
       kind = array.dtype if np.issubdtype(array.dtype, np.integer) else np.float16
-      if name not in files:
+      if name not in arrays:
         path = str(folder / f'{name}.npy')
-        files[name] = np.lib.format.open_memmap(path, 'w+', kind, (count, *array.shape[1:]))
-      files[name][start : start + here] = array
+        arrays[name] = np.lib.format.open_memmap(path, 'w+', kind, (count, *array.shape[1:]))
+      arrays[name][start : start + here] = array
   drawn.close()
-  for file in files.values():
-    file.flush()
+  for array in arrays.values():
+    array.flush()
   (folder / 'captions.json').write_text(json.dumps(captions))
 
 
@@ -86,8 +83,8 @@ class Latents:
   def __init__(self, folder: Path):
     self._folder = Path(folder)
     self._captions = json.loads((self._folder / 'captions.json').read_text())
-    files = sorted(self._folder.glob('*.npy'))
-    self._arrays = {path.stem: np.load(path, mmap_mode='r') for path in files}
+    paths = sorted(self._folder.glob('*.npy'))
+    self._arrays = {path.stem: np.load(path, mmap_mode='r') for path in paths}
 
   def __reduce__(self):
     return Latents, (self._folder,)  # A worker is sent the place, not what is there.

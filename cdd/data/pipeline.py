@@ -8,8 +8,6 @@ from absl import flags
 
 from cdd.core.errors import UserError
 
-PICTURES = ('image', 'condition', 'image_latents', 'condition_latents')
-
 
 class Batches:
   """Endless training batches; a dict of NumPy arrays each.
@@ -87,9 +85,9 @@ def prefetched(dataset: grain.MapDataset, *, threads: int, workers: int):
 
 
 def as_arrays(example: dict, tokenize: Callable, *, dropped: bool = False) -> dict[str, np.ndarray]:
-  """An example with its caption as tokens, named; a dropped caption is the empty one."""
-  pictures = {name: example[name] for name in PICTURES if name in example}
-  return pictures | tokenize('' if dropped else example['caption'])
+  """The arrays of an example, and its caption as tokens; a dropped caption is the empty one."""
+  arrays = {name: value for name, value in example.items() if name != 'caption'}
+  return arrays | tokenize('' if dropped else example['caption'])
 
 
 def held_out(source, task: Callable, tokenize: Callable, *, batch_size: int, seed: int, count: int):

@@ -1,60 +1,39 @@
-"""Owns random crops of pictures at several scales, decoded when drawn, kept while there is room."""
+"""Owns random crops: all aligned arrays of an example are cut and flipped alike."""
 
 import logging
-import struct
-import threading
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-import cachetools
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
 
 from cdd.core.errors import UserError
 
 SCALES = (1200, 800, 533, 356, 237)  # Long sides in pixels.
 FLAT = 14.0  # A crop whose channels' standard deviation is below this, of 255, counts as flat.
 TRIES = 10
-ROOM = 1 << 30  # Bytes of decoded pictures that a process (each worker too) keeps.
-
-# What Pillow raises for a damaged file.
-UNREADABLE = (
-  OSError,
-  ValueError,
-  SyntaxError,
-  EOFError,
-  struct.error,
-  Image.DecompressionBombError,
-)
 
 
-class Picture(NamedTuple):
-  """An image file that holds at least one crop.
+class Whole(Protocol):
+  """An example that is larger than a crop of it, such as a photograph with its depth.
 
   Attributes:
-    sizes: (width, height) of its levels, the largest first; none is larger than the image.
+    name: what messages call it.
+    caption: its text.
+    sizes: (width, height) at which it can be read, the largest first.
+    unreadable: the exceptions that reading it may raise where it is damaged.
   """
 
-  path: Path
+  name: str
   caption: str
-  sizes: list[tuple[int, int]]
+  sizes: Sequence[tuple[int, int]]
+  unreadable: tuple[type[Exception], ...]
 
-
-def picture(path: Path, caption: str, crop: int) -> Picture:
-  """Looks at a file's header alone.
-
-  Raises:
-    OSError, ValueError, ...: it is no image (UNREADABLE), or smaller than a crop.
-  """
-  with Image.open(path) as image:
-    # Without an exif block at its head, getexif would decode the whole picture.
-    lies = 'exif' in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
-    return Picture(path, caption, sizes(*image.size[:: -1 if lies else 1], crop))
+  def arrays(self, size: tuple[int, int]) -> Mapping[str, np.ndarray]:
+    """name -> [height, width, ...], all aligned; `image` is uint8 [height, width, 3]."""
 
 
 def sizes(width: int, height: int, crop: int) -> list[tuple[int, int]]:
-  """The scales of an image that leave room for a crop.
+  """The sizes of an image that leave room for a crop, the largest first.
 
   Raises:
     ValueError: there is none.
@@ -70,25 +49,26 @@ def sizes(width: int, height: int, crop: int) -> list[tuple[int, int]]:
   return levels
 
 
-@cachetools.cached(cachetools.LRUCache(ROOM, getsizeof=lambda a: a.nbytes), lock=threading.Lock())
-def level(path: Path, size: tuple[int, int]) -> np.ndarray:
-  """The image at one size (Lanczos), uint8 [height, width, 3]."""
-  with Image.open(path) as image:
-    upright = ImageOps.exif_transpose(image) if 'exif' in image.info else image
-    upright = upright.convert('RGB')
-  same = upright.size == size
-  return np.asarray(upright if same else upright.resize(size, Image.Resampling.LANCZOS))
+def crop(arrays: Mapping[str, np.ndarray], top: int, left: int, size: int) -> dict[str, np.ndarray]:
+  """The same square of every array."""
+  return {name: a[top : top + size, left : left + size] for name, a in arrays.items()}
+
+
+def flip(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Every array mirrored left to right."""
+  return {name: a[:, ::-1] for name, a in arrays.items()}
 
 
 class RandomCrops:
-  """Endless crops; `[i]` depends on the pictures, the seed and i alone.
+  """Endless crops of whole examples; `[i]` depends on the examples, the seed and i alone.
 
   Attributes:
-    skipped: names of the files that could not be read, as far as it has been seen.
+    skipped: names of the examples that could not be read, as far as it has been seen.
   """
 
-  def __init__(self, pictures: Sequence[Picture], *, size, seed, length, label, skipped=()):
-    self._pictures = pictures
+  def __init__(self, examples: Sequence[Whole], *, size, seed, length, label, skipped=()):
+    """`size`: the side of a crop; `length`: how many there are; `label`: for messages."""
+    self._examples = examples
     self._size, self._seed, self._length, self._label = size, seed, length, label
     self.skipped = list(skipped)
 
@@ -96,40 +76,41 @@ class RandomCrops:
     return self._length
 
   def __getitem__(self, index):
-    """An example: a crop, float32 [size, size, 3] in 0..1, and its picture's caption.
+    """An example: aligned crops, the uint8 ones as float32 in 0..1, and the caption.
 
     Raises:
       IndexError: the index is beyond the length.
-      UserError: ten pictures, one after another, are damaged.
+      UserError: ten examples, one after another, are damaged.
     """
     index = int(index)
     if not 0 <= index < self._length:
       raise IndexError(f'Crop {index} is out of range; choose one of 0..{self._length - 1}.')
     rng = np.random.default_rng((self._seed, index))
     for _ in range(TRIES):
-      chosen = self._pictures[int(rng.integers(len(self._pictures)))]
+      chosen = self._examples[int(rng.integers(len(self._examples)))]
       try:
-        crop = self._telling_crop(chosen, rng)
-      except UNREADABLE as error:  # The header was sound; another picture takes its place.
-        self._skip(chosen.path.name, error)
+        arrays = self._structured_crop(chosen, rng)
+      except chosen.unreadable as error:  # The header was sound; another picture takes its place.
+        self._skip(chosen.name, error)
       else:
-        return dict(image=crop.astype(np.float32) / 255, caption=chosen.caption)
-    raise UserError(f'{TRIES} pictures in a row of {self} are damaged, {chosen.path} the last.')
+        return dict({name: as_float(a) for name, a in arrays.items()}, caption=chosen.caption)
+    raise UserError(f'{TRIES} pictures in a row of {self} are damaged, {chosen.name} the last.')
 
-  def _telling_crop(self, chosen, rng):
+  def _structured_crop(self, chosen: Whole, rng) -> dict[str, np.ndarray]:
     """A crop that is not flat, if there is one; a tenth may be flat, as photographs are."""
     for _ in range(1 if rng.random() < 0.1 else TRIES):
-      crop = self._crop(chosen, rng)
-      if crop.std(axis=(0, 1)).mean() >= FLAT:
+      arrays = self._crop(chosen, rng)
+      if arrays['image'].std(axis=(0, 1)).mean() >= FLAT:
         break
-    return crop
+    return arrays
 
-  def _crop(self, chosen, rng):
-    scaled = level(chosen.path, chosen.sizes[int(rng.integers(len(chosen.sizes)))])
-    top = int(rng.integers(scaled.shape[0] - self._size + 1))
-    left = int(rng.integers(scaled.shape[1] - self._size + 1))
-    crop = scaled[top : top + self._size, left : left + self._size]
-    return crop[:, ::-1] if rng.random() < 0.5 else crop
+  def _crop(self, chosen: Whole, rng) -> dict[str, np.ndarray]:
+    arrays = chosen.arrays(chosen.sizes[int(rng.integers(len(chosen.sizes)))])
+    height, width = arrays['image'].shape[:2]
+    top = int(rng.integers(height - self._size + 1))
+    left = int(rng.integers(width - self._size + 1))
+    arrays = crop(arrays, top, left, self._size)
+    return flip(arrays) if rng.random() < 0.5 else arrays
 
   def _skip(self, name, error):
     if name not in self.skipped:
@@ -138,3 +119,8 @@ class RandomCrops:
 
   def __repr__(self):
     return self._label
+
+
+def as_float(array: np.ndarray) -> np.ndarray:
+  """uint8 as float32 in 0..1; anything else as it is."""
+  return array.astype(np.float32) / 255 if array.dtype == np.uint8 else array

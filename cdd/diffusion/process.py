@@ -1,4 +1,9 @@
-"""Owns the forward process as a rotation: at a level (α, σ), (z, v) is (x, ε) rotated."""
+"""Owns the forward process: at a level, (z, v) and (x, ε) are two views of the same thing.
+
+z = α x + σ ε and v = α̇ x + σ̇ ε, where the derivatives are such that α σ̇ − σ α̇ = 1. Then
+x = σ̇ z − σ v and ε = α v − α̇ z, for every process: variance-preserving (α̇ = −σ, σ̇ = α) and
+rectified flow (α = 1 − t, σ = t, α̇ = −1, σ̇ = 1) are two tables of the same four columns.
+"""
 
 from typing import NamedTuple
 
@@ -6,10 +11,12 @@ import jax
 
 
 class Level(NamedTuple):
-  """α_t and σ_t, each [b, 1, 1, 1], with α² + σ² = 1."""
+  """α_t, σ_t and their derivatives, each [b, 1, 1, 1]; α σ̇ − σ α̇ = 1."""
 
   alpha: jax.Array
   sigma: jax.Array
+  alpha_dot: jax.Array
+  sigma_dot: jax.Array
 
 
 class Pair(NamedTuple):
@@ -19,16 +26,26 @@ class Pair(NamedTuple):
   eps: jax.Array
 
 
+def variance_preserving(alpha: jax.Array, sigma: jax.Array) -> Level:
+  """The level of a process with α² + σ² = 1, whose v is that of Salimans & Ho (2022)."""
+  return Level(alpha, sigma, -sigma, alpha)
+
+
+def rectified_flow(alpha: jax.Array, sigma: jax.Array) -> Level:
+  """The level of a process with α + σ = 1, whose v is ε − x (Liu et al., 2023)."""
+  return Level(alpha, sigma, -(alpha + sigma), alpha + sigma)
+
+
 def compose(pair: Pair, level: Level) -> jax.Array:
   """z = α x + σ ε: Eq. 1, Eq. 8 and Eq. 12 are this, of different pairs."""
   return level.alpha * pair.x + level.sigma * pair.eps
 
 
 def velocity(pair: Pair, level: Level) -> jax.Array:
-  """v = α ε − σ x (Salimans & Ho, 2022)."""
-  return level.alpha * pair.eps - level.sigma * pair.x
+  """v = α̇ x + σ̇ ε."""
+  return level.sigma_dot * pair.eps + level.alpha_dot * pair.x
 
 
 def decompose(z: jax.Array, v: jax.Array, level: Level) -> Pair:
   """Eq. 7: the pair that composes to z and has velocity v."""
-  return Pair(x=level.alpha * z - level.sigma * v, eps=level.alpha * v + level.sigma * z)
+  return Pair(x=level.sigma_dot * z - level.sigma * v, eps=level.alpha * v - level.alpha_dot * z)

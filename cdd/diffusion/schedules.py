@@ -7,23 +7,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdd.diffusion.process import Level
+from cdd.diffusion.process import Level, rectified_flow, variance_preserving
 
 
 class Schedule(NamedTuple):
-  """α and σ for t = 0 .. T, float32 [T + 1] each."""
+  """The levels of t = 0 .. T.
 
-  alphas: jax.Array
-  sigmas: jax.Array
+  Attributes:
+    table: α, σ and their derivatives, float32 [T + 1] each.
+  """
+
+  table: Level
 
   def __call__(self, t: jax.Array) -> Level:
     """The level at t, int32 [b, 1, 1, 1]."""
-    return Level(self.alphas[t], self.sigmas[t])
+    return Level(*(column[t] for column in self.table))
 
   @property
   def num_steps(self) -> int:
     """T."""
-    return self.alphas.shape[0] - 1
+    return self.table.alpha.shape[0] - 1
 
 
 def index(t: jax.Array) -> jax.Array:
@@ -32,7 +35,7 @@ def index(t: jax.Array) -> jax.Array:
 
 
 def from_alpha_bars(alpha_bars: np.ndarray, *, zero_terminal_snr: bool = False) -> Schedule:
-  """The table of ᾱ_1 .. ᾱ_T, with the clean row put before it.
+  """The variance-preserving table of ᾱ_1 .. ᾱ_T, with the clean row put before it.
 
   Args:
     zero_terminal_snr: shifts and scales √ᾱ so that α_T = 0 (Lin et al., 2024, Algorithm 1).
@@ -41,8 +44,11 @@ def from_alpha_bars(alpha_bars: np.ndarray, *, zero_terminal_snr: bool = False) 
   if zero_terminal_snr:
     alphas = (alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])
   alphas = np.concatenate([[1.0], alphas])
-  sigmas = np.sqrt(1 - alphas**2)
-  return Schedule(jnp.asarray(alphas, jnp.float32), jnp.asarray(sigmas, jnp.float32))
+  return _tabulated(variance_preserving(alphas, np.sqrt(1 - alphas**2)))
+
+
+def _tabulated(level: Level) -> Schedule:
+  return Schedule(Level(*(jnp.asarray(column, jnp.float32) for column in level)))
 
 
 def scaled_linear(
@@ -76,7 +82,18 @@ def cosine(*, num_steps: int = 1000, zero_terminal_snr: bool = False) -> Schedul
   return from_alpha_bars(np.cumprod(1 - betas), zero_terminal_snr=zero_terminal_snr)
 
 
-SCHEDULES = dict(cosine=cosine, linear=linear, scaled_linear=scaled_linear)
+def flow(*, num_steps: int = 1000, shift: float = 1.0) -> Schedule:
+  """Rectified flow, σ from 0 to 1.
+
+  Args:
+    shift: σ = shift·u / (1 + (shift − 1)·u) of an even u (Esser et al., 2024, Eq. 23); 1 is even.
+  """
+  even = np.arange(num_steps + 1) / num_steps
+  sigmas = shift * even / (1 + (shift - 1) * even)
+  return _tabulated(rectified_flow(1 - sigmas, sigmas))
+
+
+SCHEDULES = dict(cosine=cosine, flow=flow, linear=linear, scaled_linear=scaled_linear)
 
 
 def from_diffusers(config: Mapping[str, Any]) -> Schedule:

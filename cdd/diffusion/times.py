@@ -64,15 +64,15 @@ def linspace(num_steps: int, steps: int, offset: int = 0) -> list[int]:
 SPACINGS = dict(leading=leading, linspace=linspace, trailing=trailing)
 
 
-class Walk(NamedTuple):
-  """How a sampler goes down the schedule. Our own models are sampled by the defaults.
+class Timesteps(NamedTuple):
+  """Which times a sampler visits. Models that were trained here are sampled by the defaults.
 
   diffusers counts its timesteps from 0: its index i is our t = i + 1, as our t = 0 is no noise.
 
   Attributes:
     spacing: one of SPACINGS, diffusers' `timestep_spacing`.
-    offset: of 'leading', diffusers' `steps_offset`.
-    last: where the walk ends. 0: the last prediction x̂; 1: the level of the first timestep, which
+    offset: added to the times of 'leading', diffusers' `steps_offset`.
+    last: where sampling ends. 0: the last prediction x̂; 1: the level of the first timestep, which
       keeps a little noise (`set_alpha_to_one=False`).
     clip: the largest |x̂|, or None (`clip_sample`, `clip_sample_range`).
   """

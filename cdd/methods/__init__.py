@@ -1,5 +1,7 @@
-"""Methods: loss(nets, batch, rng, step, *, schedule, num_steps, ...) -> (scalar, metrics)."""
+"""Methods: name -> what to train for, a `Method`."""
 
-from cdd.methods import conditional, finetune
+from cdd.methods.autoencoder import AUTOENCODER
+from cdd.methods.conditional import CONDITIONAL
+from cdd.methods.finetune import FINETUNE
 
-METHODS = dict(conditional=conditional.loss, finetune=finetune.loss)
+METHODS = dict(autoencoder=AUTOENCODER, conditional=CONDITIONAL, finetune=FINETUNE)

@@ -1,6 +1,8 @@
-"""Metrics of pairs: metric(images, references) -> [b]. The Fréchet distance compares sets."""
+"""Metrics: name -> a `Metric`, in the order in which tables show them."""
 
-from cdd.metrics.psnr import psnr
-from cdd.metrics.ssim import ssim
+from cdd.metrics.frechet import FRECHET
+from cdd.metrics.lpips import LPIPS
+from cdd.metrics.psnr import PSNR
+from cdd.metrics.ssim import SSIM
 
-METRICS = dict(psnr=psnr, ssim=ssim)
+METRICS = dict(lpips=LPIPS, psnr=PSNR, ssim=SSIM, frechet=FRECHET)

@@ -11,8 +11,9 @@ import numpy as np
 
 from cdd.core.types import Array, Params
 from cdd.metrics import lpips
+from cdd.metrics.metric import Metric
 
-NAME = 'Fréchet distance on AlexNet features (a stand-in, not FID)'
+NOTE = 'The Fréchet distance is one on AlexNet features: a stand-in, not FID.'
 
 
 class Moments(NamedTuple):
@@ -55,3 +56,18 @@ def _gaussian(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
   mean = moments.total / moments.count
   centred = moments.outer - moments.count * np.outer(mean, mean)
   return mean, centred / (moments.count - 1)
+
+
+def _update(state, images: np.ndarray, references: np.ndarray):
+  weights = lpips.load()
+  pairs = zip(state, (images, references), strict=True)
+  return tuple(accumulate(moments, features(weights, batch)) for moments, batch in pairs)
+
+
+def _result(state) -> float:
+  return frechet(*state)
+
+
+FRECHET = Metric(
+  lambda: (None, None), _update, _result, label='Fréchet', better=min, digits=2, note=NOTE
+)

@@ -1,24 +1,28 @@
 """Owns LPIPS v0.1 with AlexNet (Zhang et al., 2018; the `lpips` package) and its features."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from safetensors.numpy import load_file
 
 from cdd import assets
 from cdd.core.types import Array, Params
+from cdd.metrics.metric import mean_of
 
-WEIGHTS = assets.LPIPS
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 # torchvision's indices: (index, stride, padding, max-pool before)
 LAYERS = ((0, 4, 2, False), (3, 1, 2, True), (6, 1, 1, True), (8, 1, 1, False), (10, 1, 1, False))
 
 
+@functools.cache
 def load() -> Params:
-  """The weights, kernels in HWIO."""
-  torch_layout = load_file(WEIGHTS)
+  """The packaged weights, float32 on the host, kernels in HWIO; the trunk is kept as float16."""
+  torch_layout = load_file(assets.LPIPS)
   return {
-    name: jnp.asarray(leaf.transpose(2, 3, 1, 0) if leaf.ndim == 4 else leaf)
+    name: np.asarray(leaf.transpose(2, 3, 1, 0) if leaf.ndim == 4 else leaf, np.float32)
     for name, leaf in torch_layout.items()
   }
 
@@ -64,3 +68,12 @@ def _normalise(x: Array) -> Array:
 
 def _pool(x: Array) -> Array:
   return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), 'VALID')
+
+
+_compiled = jax.jit(lpips)
+LPIPS = mean_of(
+  lambda images, references: _compiled(load(), images, references),
+  label='LPIPS',
+  better=min,
+  digits=3,
+)

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.ndimage import correlate1d
 
+from cdd.metrics.metric import mean_of
+
 SIZE, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
 
@@ -25,3 +27,6 @@ def _window(x: np.ndarray) -> np.ndarray:
   edge = slice(SIZE // 2, -(SIZE // 2))
   blurred = correlate1d(correlate1d(x, taps, axis=1), taps, axis=2)
   return blurred[:, edge, edge]
+
+
+SSIM = mean_of(ssim, label='SSIM', better=max, digits=3)

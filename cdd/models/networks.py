@@ -1,6 +1,6 @@
 """Owns the networks of a run as functions of one flat tree: 'unet.…', 'adapter.…', 'vae.…', …"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,64 +8,23 @@ import jax
 import jax.numpy as jnp
 
 from cdd.core import trees
-from cdd.core.types import Array, Condition, Network, Params, Text
+from cdd.core.types import Array, Condition, Denoise, Params, Text
 from cdd.diffusion import guidance, parametrizations, schedules, tiles
-
-
-class Guide(NamedTuple):
-  """What a prediction is guided away from, and how far.
-
-  Attributes:
-    negative: the text of the unconditional prediction: the empty prompt, or a negative one.
-    scale: from there towards the prompt; 1 is no guidance.
-    image_scale: from no condition image towards it (InstructPix2Pix); None guides the text alone,
-      with the condition in both predictions.
-    rescale: how much of the conditional prediction's deviation is given back (Lin et al., 2024).
-  """
-
-  negative: Text
-  scale: Array | float
-  image_scale: Array | float | None = None
-  rescale: Array | float | None = None
-
-  @property
-  def names(self) -> tuple[str, ...]:
-    """The predictions that are combined."""
-    instructed = () if self.image_scale is None else ('image_only',)
-    return ('conditional', *instructed, 'unconditional')
-
-  def views(self, c: Condition) -> dict[str, Condition]:
-    """The condition of each prediction."""
-    without_text = c._replace(text=self.negative)
-    nothing = without_text
-    if self.image_scale is not None:
-      nothing = without_text._replace(image=jnp.zeros_like(c.image))
-    all_ = dict(conditional=c, image_only=without_text, unconditional=nothing)
-    return {name: all_[name] for name in self.names}
-
-  def combine(self, parts: dict[str, Array]) -> Array:
-    """The guided prediction from those of `views`."""
-    if self.image_scale is None:
-      guided = guidance.classifier_free(**parts, scale=self.scale)
-    else:
-      guided = guidance.instructed(**parts, scale=self.scale, image_scale=self.image_scale)
-    if self.rescale is None:
-      return guided
-    return guidance.rescaled(guided, conditional=parts['conditional'], amount=self.rescale)
+from cdd.models.guide import Guide
 
 
 class Bound(NamedTuple):
-  """What stays the same from step to step: the joined conditions and, if z does not matter, h_η."""
+  """What stays the same from step to step: the conditions of all predictions, and the hints."""
 
   condition: Condition
   hints: Any
 
 
 class Networks(NamedTuple):
-  """The pieces, each called with the whole tree of parameters first.
+  """The networks, each called with the tree of all parameters first.
 
   Attributes:
-    adapted: apply function of the U-Net with its adapter (paths 'unet.*', 'adapter.*').
+    adapted: apply function of the U-Net with its adapter (paths 'unet.*', 'adapter.*'), or None.
     vae: apply function of the autoencoder.
     text_encoder: apply function of the text encoder, or None.
     text_encoder_2: that of SDXL's second, or None.
@@ -73,11 +32,10 @@ class Networks(NamedTuple):
     prediction: what the U-Net's output means, in diffusers' terms ('v_prediction', ...).
     scale, shift: latents = (mean - shift) * scale.
     factor, channels: pixels per latent along a side; channels of the latents.
-    condition_space: what the adapter wants of a condition image: 'latent', 'unscaled_latent',
-      'pixel' or 'none'.
+    reads: what the adapter reads of an example: its name -> its space, an entry of SPACES.
   """
 
-  adapted: Callable
+  adapted: Callable | None
   vae: Callable
   text_encoder: Callable | None
   text_encoder_2: Callable | None
@@ -87,7 +45,7 @@ class Networks(NamedTuple):
   shift: float
   factor: int
   channels: int
-  condition_space: str
+  reads: Mapping[str, str]
 
   def latent_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the latents of images [b, H, W, 3]."""
@@ -99,15 +57,8 @@ class Networks(NamedTuple):
     Args:
       tile: the side of overlapping tiles of latents, for images too large to encode at once.
     """
-    encode = lambda part: self.vae(trees.select(params, 'vae'), 'encode', 2 * part - 1)[0]
+    encode = lambda part: self.moments(params, 2 * part - 1)[0]
     return (_in_tiles(encode, images, tile, self.factor) - self.shift) * self.scale
-
-  def latents(
-    self, params: Params, raw: dict[str, Array], name: str, *, tile: int | None = None
-  ) -> Array:
-    """The latents of a batch's picture 'image' or 'condition', encoded ahead or here."""
-    ahead = raw.get(f'{name}_latents')
-    return self.encode(params, raw[name], tile=tile) if ahead is None else ahead
 
   def decode(self, params: Params, latents: Array, *, tile: int | None = None) -> Array:
     """Latents [b, h, w, c] -> images [b, H, W, 3], about [0, 1]; not clipped, for gradients.
@@ -115,22 +66,31 @@ class Networks(NamedTuple):
     Args:
       tile: the side of overlapping tiles of latents, for images too large to decode at once.
     """
-    decode = partial(self.vae, trees.select(params, 'vae'), 'decode')
     unscaled = latents / self.scale + self.shift
-    return _in_tiles(decode, unscaled, tile, 1) / 2 + 0.5
+    return _in_tiles(partial(self.render, params), unscaled, tile, 1) / 2 + 0.5
+
+  def moments(self, params: Params, images: Array) -> tuple[Array, Array]:
+    """Images in [-1, 1] -> mean and log-variance of the latents, unscaled."""
+    return self.vae(trees.select(params, 'vae'), 'encode', images)
+
+  def render(self, params: Params, latents: Array) -> Array:
+    """Unscaled latents -> images in [-1, 1], not clipped."""
+    return self.vae(trees.select(params, 'vae'), 'decode', latents)
+
+  def latents(
+    self, params: Params, raw: dict[str, Array], name: str, *, tile: int | None = None
+  ) -> Array:
+    """The latents of a picture of a batch: encoded ahead (`{name}_latents`), or here."""
+    ahead = raw.get(f'{name}_latents')
+    return self.encode(params, raw[name], tile=tile) if ahead is None else ahead
 
   def condition(
     self, params: Params, raw: dict[str, Array], *, tile: int | None = None
   ) -> Condition:
-    """The condition image in the adapter's space, encoded in tiles if asked, and the text."""
-    latents = partial(self.latents, params, raw, 'condition', tile=tile)
-    spaces = dict(
-      latent=latents,
-      unscaled_latent=lambda: latents() / self.scale + self.shift,
-      pixel=lambda: raw['condition'],
-      none=lambda: None,
-    )
-    return Condition(spaces[self.condition_space](), self.text(params, raw))
+    """What the adapter reads, each in its space and encoded in tiles if asked, and the text."""
+    read = lambda name, space: SPACES[space](self, params, raw, name, tile)
+    arrays = {name: read(name, space) for name, space in self.reads.items()}
+    return Condition(arrays, self.text(params, raw))
 
   def text(self, params: Params, raw: dict[str, Array]) -> Text:
     """What the text encoders make of tokens [b, n], as diffusers' pipelines feed it to the U-Net.
@@ -155,20 +115,6 @@ class Networks(NamedTuple):
     height, width = (factor * side for side in shape[1:3])
     return jnp.tile(jnp.array([[height, width, 0, 0, height, width]], jnp.float32), (shape[0], 1))
 
-  def velocity(self, params: Params) -> Network:
-    """The adapted network as (z, c, t) -> v."""
-
-    def network(z: Array, c: Condition, t: Array) -> Array:
-      out = self.adapted(params, '__call__', z, c, self._index(t))
-      return parametrizations.to_v(self.prediction, z, out, self.schedule(t))
-
-    return network
-
-  def bound(self, params: Params, c: Condition) -> Network:
-    """`velocity` for one condition alone, of which h_η(c) is computed once, where it can be."""
-    denoise = self.denoiser(params, c)
-    return lambda z, c, t: denoise(z, t)
-
   def denoiser(
     self,
     params: Params,
@@ -176,44 +122,66 @@ class Networks(NamedTuple):
     *,
     guide: Guide | None = None,
     tiling: tiles.Tiling | None = None,
-  ) -> Network:
-    """(z, t) -> v with the condition bound; h_η(c) is computed here, once, where it can be.
+  ) -> Denoise:
+    """denoise(z, t, s) -> v with the condition bound; the hints are computed here, once.
 
     Args:
       guide: guidance, two or three predictions in one call of the network; None is one prediction.
-      tiling: predicts in tiles, with the condition image cut alike.
+      tiling: predicts in tiles, with the condition cut alike.
     """
     if tiling is None:
       return partial(self._denoise, params, guide, self._bind(params, guide, c))
 
     def bind(start: Array) -> Bound:
-      image = None if c.image is None else tiles.crop(c.image, start, tiling)
-      return self._bind(params, guide, c._replace(image=image))
+      arrays = jax.tree.map(lambda array: tiles.crop(array, start, tiling), c.arrays)
+      return self._bind(params, guide, c._replace(arrays=arrays))
 
     bounds = jax.lax.map(bind, jnp.asarray(tiling.starts))
 
-    def denoise(z: Array, t: Array) -> Array:
-      part = lambda tile, bound: self._denoise(params, guide, bound, tile, t)
+    def denoise(z: Array, t: Array, s: Array | None) -> Array:
+      part = lambda tile, bound: self._denoise(params, guide, bound, tile, t, s)
       return tiles.blended(part, z, bounds, tiling)
 
     return denoise
 
   def _bind(self, params: Params, guide: Guide | None, c: Condition) -> Bound:
-    joined = c if guide is None else guidance.join(guide.views(c))
-    return Bound(joined, self.adapted(params, 'hints', joined))
+    conditions = c if guide is None else guidance.join(guide.views(c))
+    return Bound(conditions, self.adapted(params, 'hints', conditions))
 
   def _denoise(
-    self, params: Params, guide: Guide | None, bound: Bound, z: Array, t: Array
+    self,
+    params: Params,
+    guide: Guide | None,
+    bound: Bound,
+    z: Array,
+    t: Array,
+    s: Array | None,
   ) -> Array:
+    del s  # These U-Nets are not told where their step leads.
     names = ('conditional',) if guide is None else guide.names
-    batch, index = (guidance.join(dict.fromkeys(names, array)) for array in (z, self._index(t)))
+    index = schedules.index(t)[:, 0, 0, 0]
+    batch, index = (guidance.join(dict.fromkeys(names, array)) for array in (z, index))
     out = self.adapted(params, 'with_hints', batch, bound.condition, bound.hints, index)
     parts = guidance.split(out, names)
     out = parts['conditional'] if guide is None else guide.combine(parts)
     return parametrizations.to_v(self.prediction, z, out, self.schedule(t))
 
-  def _index(self, t: Array) -> Array:
-    return schedules.index(t)[:, 0, 0, 0]
+
+def _latent(networks: Networks, params: Params, raw, name: str, tile: int | None) -> Array:
+  return networks.latents(params, raw, name, tile=tile)
+
+
+def _unscaled_latent(networks: Networks, params: Params, raw, name: str, tile: int | None) -> Array:
+  return networks.latents(params, raw, name, tile=tile) / networks.scale + networks.shift
+
+
+def _pixel(networks: Networks, params: Params, raw, name: str, tile: int | None) -> Array:
+  del networks, params, tile
+  return raw[name]
+
+
+# What an adapter may read of a picture: its latents, the autoencoder's mode, or pixels in [0, 1].
+SPACES = dict(latent=_latent, pixel=_pixel, unscaled_latent=_unscaled_latent)
 
 
 def _in_tiles(function: Callable, array: Array, tile: int | None, factor: int) -> Array:

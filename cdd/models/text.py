@@ -1,7 +1,6 @@
 """Owns the text encoders (transformers' CLIPTextModel, CLIPTextModelWithProjection)."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,8 @@ from flax import nnx
 
 from cdd.core.registry import choose
 from cdd.core.types import Array
-from cdd.models.blocks import attend, gelu
-from cdd.pretrained.supported import refuse
+from cdd.models.ops.activations import gelu
+from cdd.models.ops.attention import attend
 
 ACTIVATIONS = dict(
   quick_gelu=lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -18,7 +17,6 @@ ACTIVATIONS = dict(
 )
 
 
-SUPPORTED = dict(hidden_act=tuple(ACTIVATIONS))
 # The end of text of old config.json files, which is not the tokenizer's.
 LEGACY_EOS = 2
 
@@ -57,15 +55,6 @@ class TextOutput(NamedTuple):
   last: Array
   penultimate: Array
   pooled: Array
-
-
-def check(fields: Mapping[str, Any]) -> None:
-  """Whether the text encoder of this config.json is one that `CLIPTextModel` computes.
-
-  Raises:
-    UserError: lists every field that asks for something else.
-  """
-  refuse(fields, SUPPORTED, 'text encoder')
 
 
 class SelfAttention(nnx.Module):

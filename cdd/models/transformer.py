@@ -4,7 +4,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cdd.core.types import Array
-from cdd.models.blocks import GroupNorm, attend, conv, gelu
+from cdd.models.blocks import GroupNorm, conv
+from cdd.models.ops.activations import gelu
+from cdd.models.ops.attention import attend
 
 
 class Attention(nnx.Module):

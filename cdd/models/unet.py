@@ -1,8 +1,8 @@
 """Owns the U-Net (diffusers' UNet2DConditionModel), cut where adapters plug in: encode, decode."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,57 +11,13 @@ from flax import nnx
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
 from cdd.core.types import Array, Text
-from cdd.models.blocks import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv, silu
+from cdd.models.blocks import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv
+from cdd.models.ops.activations import silu
 from cdd.models.transformer import Transformer2DModel
-from cdd.pretrained.supported import refuse
 
 ATTENDS = dict(
   DownBlock2D=False, UpBlock2D=False, CrossAttnDownBlock2D=True, CrossAttnUpBlock2D=True
 )
-# The fields of diffusers' UNet2DConditionModel that are not in UNetConfig, or not in full, and what
-# ours does. Left out: `mid_block_only_cross_attention` and `addition_embed_type_num_heads`, which
-# only matter to values that are refused here.
-SUPPORTED = dict(
-  down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
-  mid_block_type=('UNetMidBlock2DCrossAttn',),
-  up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
-  addition_embed_type=(None, 'text_time'),
-  act_fn=('silu', 'swish'),
-  attention_type=('default',),
-  center_input_sample=(False,),
-  class_embed_type=(None,),
-  class_embeddings_concat=(False,),
-  conv_in_kernel=(3,),
-  conv_out_kernel=(3,),
-  cross_attention_norm=(None,),
-  downsample_padding=(1,),
-  dropout=(0,),
-  dual_cross_attention=(False,),
-  encoder_hid_dim=(None,),
-  encoder_hid_dim_type=(None,),
-  mid_block_scale_factor=(1,),
-  num_attention_heads=(None,),
-  num_class_embeds=(None,),
-  only_cross_attention=(False,),
-  resnet_out_scale_factor=(1,),
-  resnet_skip_time_act=(False,),
-  resnet_time_scale_shift=('default',),
-  reverse_transformer_layers_per_block=(None,),
-  time_cond_proj_dim=(None,),
-  time_embedding_act_fn=(None,),
-  time_embedding_dim=(None,),
-  time_embedding_type=('positional',),
-  timestep_post_act=(None,),
-)
-# Fields with one value for all levels, or one for each.
-PER_LEVEL = (
-  'down_block_types',
-  'up_block_types',
-  'attention_head_dim',
-  'transformer_layers_per_block',
-  'only_cross_attention',
-)
-NUMBERS = ('layers_per_block', 'cross_attention_dim', 'norm_num_groups')
 
 
 class UNetConfig(NamedTuple):
@@ -106,30 +62,6 @@ class UNetConfig(NamedTuple):
 
 def at(value: int | tuple[int, ...], level: int) -> int:
   return value if isinstance(value, int) else value[level]
-
-
-def check(fields: Mapping[str, Any]) -> None:
-  """Whether the U-Net of this config.json is one that `UNet2DConditionModel` computes.
-
-  Raises:
-    UserError: lists every field that asks for something else.
-  """
-  levels = len(fields.get('block_out_channels', UNetConfig().block_out_channels))
-  problems = [
-    f'{name} is {fields[name]!r} (supported: one for each of the {levels} block_out_channels)'
-    for name in PER_LEVEL
-    if isinstance(fields.get(name), list | tuple) and len(fields[name]) != levels
-  ]
-  numbers = {name: fields[name] for name in NUMBERS if name in fields}
-  if fields.get('addition_embed_type') == 'text_time':
-    needed = ('addition_time_embed_dim', 'projection_class_embeddings_input_dim')
-    numbers.update({name: fields.get(name) for name in needed})
-  problems += [
-    f'{name} is {value!r} (supported: a whole number)'
-    for name, value in numbers.items()
-    if not isinstance(value, int)
-  ]
-  refuse(fields, SUPPORTED, 'U-Net', problems)
 
 
 class Features(NamedTuple):

@@ -1,34 +1,14 @@
 """Owns the KL autoencoder (diffusers' AutoencoderKL)."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
 
 from cdd.core.types import Array
-from cdd.models.blocks import (
-  Downsample2D,
-  GroupNorm,
-  ResnetBlock2D,
-  Upsample2D,
-  attend,
-  conv,
-  silu,
-)
-from cdd.pretrained.supported import refuse
-
-# Fields of config.json that change what is computed -> what is computed here.
-SUPPORTED = dict(
-  act_fn=('silu',),
-  down_block_types=('DownEncoderBlock2D',),
-  up_block_types=('UpDecoderBlock2D',),
-  mid_block_add_attention=(True,),
-  use_quant_conv=(True,),
-  use_post_quant_conv=(True,),
-  latents_mean=(None,),
-  latents_std=(None,),
-)
+from cdd.models.blocks import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv
+from cdd.models.ops.activations import silu
+from cdd.models.ops.attention import attend
 
 
 class VAEConfig(NamedTuple):
@@ -48,15 +28,6 @@ class VAEConfig(NamedTuple):
   def factor(self) -> int:
     """Pixels per latent along one side."""
     return 2 ** (len(self.block_out_channels) - 1)
-
-
-def check(fields: Mapping[str, Any]) -> None:
-  """Whether the autoencoder of this config.json is one that `AutoencoderKL` computes.
-
-  Raises:
-    UserError: lists every field that asks for something else.
-  """
-  refuse(fields, SUPPORTED, 'autoencoder')
 
 
 class Attention(nnx.Module):

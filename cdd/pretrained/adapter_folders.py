@@ -1,6 +1,5 @@
 """Owns adapters on disk: diffusers' folders, read and written, and the files of the originals."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,14 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
+from cdd.core import files
 from cdd.core.errors import UserError
-from cdd.core.files import whole
 from cdd.core.registry import choose
 from cdd.core.types import Params
 from cdd.models import functional
 from cdd.models.adapters import ADAPTERS, t2i_adapter
+from cdd.models.adapters.adapter import Spec, parameters
 from cdd.models.unet import UNet2DConditionModel, UNetConfig
-from cdd.pretrained import diffusers, names, original, tensors, weights
+from cdd.pretrained import families, names, original, tensors, weights
 
 STEM = 'diffusion_pytorch_model'
 DECODER = ('out_channels', 'up_block_types', 'sample_size')  # Fields that an encoder does not have.
@@ -34,20 +34,6 @@ HOW_TO_CONVERT = (
 FAMILIES = {768: 'Stable Diffusion 1', 1024: 'Stable Diffusion 2', 2048: 'SDXL'}
 
 
-class Spec(NamedTuple):
-  """What makes an adapter: `ADAPTERS[name](unet, **settings)`.
-
-  Attributes:
-    name: its name in ADAPTERS.
-    unet: the encoder that it copies, or the whole U-Net ('concat'); None where it needs none.
-    settings: the rest, as `config.model.adapter` has them.
-  """
-
-  name: str
-  unet: UNetConfig | None
-  settings: dict[str, Any]
-
-
 class Layout(NamedTuple):
   """How one adapter lies on disk.
 
@@ -62,7 +48,11 @@ class Layout(NamedTuple):
   omit: tuple[str, ...] | None
 
 
-own = lambda *names: {name: name for name in names}
+def same(*names: str) -> dict[str, str]:
+  """Settings whose fields have the same names."""
+  return {name: name for name in names}
+
+
 LAYOUTS = dict(
   concat=Layout('UNet2DConditionModel', {}, ()),
   controlnet=Layout(
@@ -74,10 +64,11 @@ LAYOUTS = dict(
     ),
     DECODER,
   ),
-  mu_mix=Layout('MuMixAdapter', own('per_level', 'sees_t'), DECODER),
+  mu_mix=Layout('MuMixAdapter', same('per_level', 'sees_t'), DECODER),
   t2i_adapter=Layout(
     'T2IAdapter',
-    {'kind': 'adapter_type'} | own('channels', 'in_channels', 'downscale_factor', 'num_res_blocks'),
+    {'kind': 'adapter_type'}
+    | same('channels', 'in_channels', 'downscale_factor', 'num_res_blocks'),
     None,
   ),
 )
@@ -108,7 +99,7 @@ def config_of(path: Path) -> Spec:
       raise UserError(f'{path}: config.json has no {absent}.')
     return Spec(name, None, settings)
   try:
-    unet = diffusers.parse('unet', with_decoder(fields))
+    unet = families.parse('unet', with_decoder(fields))
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   if name == 'concat' and unet.in_channels != 2 * unet.out_channels:
@@ -168,33 +159,26 @@ def save(spec: Spec, params: Params, folder: Path, *, dtype=np.float16) -> None:
   layout = LAYOUTS[spec.name]
   fields = {}
   if layout.omit is not None:
-    unet = diffusers.written('unet', spec.unet, {}, dtype)
+    unet = families.written('unet', spec.unet, {}, dtype)
     fields = {name: unet[name] for name in unet if name not in layout.omit}
   fields |= {'_class_name': layout.kind, '_diffusers_version': '0.36.0'}
   settings = defaults(spec) | spec.settings
   fields |= {field: settings[ours] for ours, field in layout.fields.items()}
-  with whole(folder) as new:
+  with files.atomic(folder) as new:
     new.mkdir()
-    weights.write_json(new / 'config.json', fields)
+    files.write_json(new / 'config.json', fields)
     weights.write(new, STEM, names.to_tensors(params), dtype=dtype)
 
 
 def defaults(spec: Spec) -> dict[str, Any]:
   """The settings of an adapter, as they are where its spec does not name them."""
-  given = parameters(spec.name)
+  given = parameters(ADAPTERS[spec.name])
   if spec.name == 't2i_adapter':
     kind = t2i_adapter.KINDS[spec.settings.get('kind', given['kind'])]
     given |= dict(downscale_factor=kind.downscale_factor, num_res_blocks=kind.num_res_blocks)
     if spec.unet:
       given['channels'] = kind.channels(spec.unet.block_out_channels)
   return given
-
-
-def parameters(name: str) -> dict[str, Any]:
-  """The settings that an adapter takes, with their defaults."""
-  settings = inspect.signature(ADAPTERS[name].__init__).parameters.values()
-  keywords = [p for p in settings if p.kind is p.KEYWORD_ONLY and p.name not in ('dtype', 'rngs')]
-  return {p.name: p.default for p in keywords}
 
 
 def start(settings: Mapping[str, Any], unet: UNetConfig) -> tuple[Spec, Params | None]:
@@ -213,7 +197,7 @@ def start(settings: Mapping[str, Any], unet: UNetConfig) -> tuple[Spec, Params |
   name = settings.pop('name')
   choose(ADAPTERS, name, 'adapter')
   for setting in settings:
-    choose(parameters(name) | dict(path=None), setting, f'setting of adapter {name!r}:')
+    choose(parameters(ADAPTERS[name]) | dict(path=None), setting, f'setting of adapter {name!r}:')
   if not path:
     return Spec(name, unet, settings), None
   if name not in LAYOUTS:

@@ -6,93 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from flax import nnx
 
-from cdd.core import trees
+from cdd.core import files, trees
 from cdd.core.errors import UserError
-from cdd.core.files import whole
 from cdd.core.types import Params
-from cdd.models import functional, text, unet, vae
+from cdd.models import components, functional
 from cdd.pretrained import names, scheduler, weights
-
-
-class Component(NamedTuple):
-  """What a network is called in the folder.
-
-  Attributes:
-    stem: its weight file without the suffix.
-    library, name: its class in model_index.json and in its config.json.
-    module, config: our class and its config.
-    check: raises UserError for fields of a config.json that our class does not follow.
-    older: patterns of keys in older files, and what they are today.
-    written: the fields of a new config.json that the reference needs and our class does not.
-  """
-
-  stem: str
-  library: str
-  name: str
-  module: type
-  config: type
-  check: Callable[[Mapping[str, Any]], None]
-  older: tuple[tuple[str, str], ...]
-  written: Callable[[Any], dict[str, Any]]
-
-
-def _of_text(name: str, module: type) -> Component:
-  written = lambda config: dict(
-    model_type='clip_text_model',
-    architectures=(name,),
-    bos_token_id=config.eos_token_id - 1,
-    pad_token_id=config.eos_token_id,
-  )
-  # transformers 5 writes CLIPTextModel without the prefix that the hub's files have.
-  older = ((r'^(embeddings|encoder|final_layer_norm)\.', r'text_model.\1.'),)
-  return Component(
-    'model',
-    'transformers',
-    name,
-    module,
-    text.TextConfig,
-    text.check,
-    older,
-    written,
-  )
-
-
-COMPONENTS = dict(
-  unet=Component(
-    'diffusion_pytorch_model',
-    'diffusers',
-    'UNet2DConditionModel',
-    unet.UNet2DConditionModel,
-    unet.UNetConfig,
-    unet.check,
-    (),
-    lambda config: dict(mid_block_type='UNetMidBlock2DCrossAttn', act_fn='silu'),
-  ),
-  vae=Component(
-    'diffusion_pytorch_model',
-    'diffusers',
-    'AutoencoderKL',
-    vae.AutoencoderKL,
-    vae.VAEConfig,
-    vae.check,
-    tuple(
-      (rf'(mid_block\.attentions\.0)\.{old}\.', rf'\1.{new}.')
-      for old, new in dict(query='to_q', key='to_k', value='to_v', proj_attn='to_out.0').items()
-    ),
-    lambda config: dict(
-      act_fn='silu',
-      down_block_types=('DownEncoderBlock2D',) * len(config.block_out_channels),
-      up_block_types=('UpDecoderBlock2D',) * len(config.block_out_channels),
-    ),
-  ),
-  text_encoder=_of_text('CLIPTextModel', text.CLIPTextModel),
-  text_encoder_2=_of_text('CLIPTextModelWithProjection', text.CLIPTextModelWithProjection),
-)
-TOKENIZERS = ('tokenizer', 'tokenizer_2')
-# The pipeline of a U-Net by what it reads beside z.
-PIPELINES = {0: '', 4: 'InstructPix2Pix', 5: 'Inpaint'}
+from cdd.pretrained.families import COMPONENTS, PIPELINES, TOKENIZERS, parse, written
 
 
 class Pretrained(NamedTuple):
@@ -115,23 +35,6 @@ class Pretrained(NamedTuple):
   fields: Mapping[str, Mapping[str, Any]] = {}
   index: Mapping[str, Any] = {}
   extras: tuple[str, ...] = ()
-
-
-def make(component: str, config, *, dtype=np.float32) -> nnx.Module:
-  """A freshly initialised network."""
-  return COMPONENTS[component].module(config, dtype=dtype, rngs=functional.Keys(0))
-
-
-def parse(component: str, fields: Mapping[str, Any]):
-  """Our config from the fields of a config.json.
-
-  Raises:
-    UserError: a field asks for what our network does not do.
-  """
-  COMPONENTS[component].check(fields)
-  kind = COMPONENTS[component].config
-  frozen = lambda value: tuple(map(frozen, value)) if isinstance(value, list) else value
-  return kind(**{name: frozen(fields[name]) for name in kind._fields if name in fields})
 
 
 def load(
@@ -220,7 +123,7 @@ def _config(folder: Path, component: str, fields: Mapping[str, Any]):
 def _params(folder: Path, component: str, config, *, place, dtype, variant) -> Params:
   """The parameters of a component."""
   entry = COMPONENTS[component]
-  shapes = functional.abstract(lambda: make(component, config))[1]
+  shapes = functional.abstract(lambda: components.make(component, config))[1]
   stored = weights.read(folder, entry.stem, variant)
   stored = {key: leaf for key, leaf in stored.items() if not key.endswith('position_ids')}
   stored = names.rename(stored, entry.older, str(folder))
@@ -232,12 +135,12 @@ def save(
   pretrained: Pretrained, folder: Path, *, dtype=np.float16, max_shard_size: int = weights.SHARD
 ) -> None:
   """Writes a folder that diffusers' `from_pretrained` reads; whole, or not at all."""
-  with whole(folder) as new:
+  with files.atomic(folder) as new:
     new.mkdir()
     for component, config in pretrained.configs.items():
       (new / component).mkdir()
       fields = written(component, config, pretrained.fields.get(component, {}), dtype)
-      weights.write_json(new / component / 'config.json', fields)
+      files.write_json(new / component / 'config.json', fields)
       weights.write(
         new / component,
         COMPONENTS[component].stem,
@@ -247,22 +150,10 @@ def save(
       )
     if pretrained.scheduler:
       (new / 'scheduler').mkdir()
-      weights.write_json(new / 'scheduler' / scheduler.NAME, pretrained.scheduler)
+      files.write_json(new / 'scheduler' / scheduler.NAME, pretrained.scheduler)
     for name, source in pretrained.tokenizers.items():
       shutil.copytree(source, new / name)
-    weights.write_json(new / 'model_index.json', new_index(pretrained))
-
-
-def written(component: str, config, read: Mapping[str, Any], dtype) -> dict[str, Any]:
-  """The fields of a config.json: those that were read, and what is new or has changed since."""
-  entry = COMPONENTS[component]
-  if read:
-    was = parse(component, read)._asdict()
-    changed = {name: value for name, value in config._asdict().items() if value != was[name]}
-    kinds = [name for name in ('dtype', 'torch_dtype') if name in read and dtype]
-    return {**read, **changed, **dict.fromkeys(kinds, np.dtype(dtype).name)}
-  fields = dict(config._asdict(), _class_name=entry.name, **entry.written(config))
-  return {name: value for name, value in fields.items() if value is not None}
+    files.write_json(new / 'model_index.json', new_index(pretrained))
 
 
 def new_index(pretrained: Pretrained) -> dict[str, Any]:

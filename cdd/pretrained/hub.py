@@ -1,20 +1,23 @@
-"""Owns where a model comes from: a folder, or a hub's id, whose files are downloaded once."""
+"""Owns downloads from the hub: the files that loading a model needs, kept locally."""
 
 import re
 from pathlib import Path
 
 from cdd.core.errors import UserError
-from cdd.pretrained.diffusers import COMPONENTS
+from cdd.pretrained.families import COMPONENTS
 
 
-def folder(source: str, *, variant: str | None = None) -> Path:
-  """The folder of a source: itself, or the local copy of the hub's 'owner/name'.
+def is_id(source: str) -> bool:
+  """Whether a text has the form 'owner/name'."""
+  return bool(re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', source))
+
+
+def download(source: str, *, variant: str | None = None) -> Path:
+  """The local copy of the hub's 'owner/name'.
 
   Raises:
-    UserError: there is no such folder, and no such model or no way to the hub.
+    UserError: there is no such model, or no way to the hub.
   """
-  if Path(source).exists() or not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', str(source)):
-    return Path(source)
   try:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

@@ -4,16 +4,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from cdd import assets
 from cdd.core import trees
 from cdd.core.errors import UserError
+from cdd.core.types import Params
 from cdd.data import tokens
-from cdd.models import functional
-from cdd.pretrained import diffusers, hub
-
-PACKAGED = assets.PRIOR
+from cdd.models import components, functional
+from cdd.models.assemble import assemble
+from cdd.models.networks import Networks
+from cdd.pretrained import adapter_folders, diffusers, families, locate
 
 
 def load(
@@ -30,7 +31,7 @@ def load(
       files: 'fp16') and `new` (component -> its fields).
     workdir: where a new tokenizer is written.
     captions: what a new tokenizer learns from.
-    place: (path, array) -> what to keep of a parameter that is read.
+    place: (path, array) -> where a parameter that is read is put.
 
   Raises:
     UserError: there is no such folder, or it is broken.
@@ -45,13 +46,13 @@ def load(
     if not (folder / 'special_tokens_map.json').exists():
       tokens.train(captions, folder, **new['tokenizer'])
     prior = prior._replace(tokenizers=dict(prior.tokenizers, tokenizer=folder))
-  for component in [name for name in diffusers.COMPONENTS if name in new]:
+  for component in [name for name in families.COMPONENTS if name in new]:
     fields = dict(new[component])
     if component == 'text_encoder':
       tokenizer = tokens.Tokenizer(prior.tokenizers['tokenizer'])
       fields.update(vocab_size=tokenizer.size, max_position_embeddings=tokenizer.length)
       fields.update(eos_token_id=int(tokenizer('')[1]))
-    prior = _with(prior, component, diffusers.parse(component, fields))
+    prior = _with(prior, component, families.parse(component, fields))
   return prior._replace(scheduler=dict(new.get('scheduler', prior.scheduler)))
 
 
@@ -61,23 +62,28 @@ def folder_of(path: str, variant: str | None = None) -> Path:
   Raises:
     UserError: there is none.
   """
-  if path == 'packaged':
-    return PACKAGED
   try:
-    folder = hub.folder(path, variant=variant)
+    return locate.pipeline(path, variant=variant)
   except UserError as error:
     raise UserError(f'{error} It is config.prior.path.') from error
-  if not folder.is_dir():
-    raise UserError(
-      f'There is no pretrained model at {path!r} (config.prior.path). It should be a diffusers '
-      "folder, a hub's owner/name, or 'packaged'."
-    )
-  return folder
+
+
+def networks(spec, prior: diffusers.Pretrained) -> tuple[Networks, Params]:
+  """The networks of a prior with the adapter that a config names, and the parameters it adds.
+
+  Args:
+    spec: `config.model`: adapter, dtype and remat.
+  """
+  adapter = loaded = None
+  if 'unet' in prior.configs:
+    adapter, loaded = adapter_folders.start(spec.adapter, prior.configs['unet'])
+  settings = dict(dtype=jnp.dtype(spec.dtype), remat=spec.get('remat', False))
+  return assemble(prior.configs, prior.params, prior.scheduler, adapter, loaded, **settings)
 
 
 def _with(prior: diffusers.Pretrained, component: str, config) -> diffusers.Pretrained:
   """The prior with a freshly initialised component; nothing is left of one that it had."""
-  make = lambda: functional.bind(diffusers.make(component, config))[1]
+  make = lambda: functional.bind(components.make(component, config))[1]
   without = lambda tree: {name: tree[name] for name in tree if name.split('.')[0] != component}
   params = trees.prefixed(jax.tree.map(np.asarray, jax.jit(make)()), component)
   return prior._replace(

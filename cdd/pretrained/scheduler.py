@@ -53,14 +53,14 @@ def check(fields: Mapping[str, Any]) -> None:
   schedules.from_diffusers(fields)
 
 
-def walk(fields: Mapping[str, Any]) -> times.Walk:
+def timesteps(fields: Mapping[str, Any]) -> times.Timesteps:
   """How the folder says it is to be sampled, as `DDIMScheduler.from_config` reads its fields.
 
   Whatever its class: those of other samplers of diffusers (PNDM, Euler) carry the same fields. One
   that does not know clip_sample does not clip.
   """
   clips = fields.get('clip_sample', fields.get('_class_name') in CLIPPING)
-  return times.Walk(
+  return times.Timesteps(
     spacing=fields.get('timestep_spacing', 'leading'),
     offset=fields.get('steps_offset', 0),
     last=0 if fields.get('set_alpha_to_one', True) else 1,
@@ -69,6 +69,6 @@ def walk(fields: Mapping[str, Any]) -> times.Walk:
 
 
 def of_run(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields with which diffusers samples a model of ours as we do: DDIM by `times.Walk()`."""
+  """The fields with which diffusers samples a model as we do: DDIM by `Timesteps()`."""
   ours = dict(timestep_spacing='trailing', set_alpha_to_one=True, clip_sample=False)
   return {**fields, '_class_name': 'DDIMScheduler', **ours}

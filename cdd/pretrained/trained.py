@@ -4,15 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
+from cdd.core import files
 from cdd.core.errors import UserError
-from cdd.core.files import whole
 from cdd.core.types import Params
 from cdd.pretrained import names, tensors
 
+NAME = 'trained.safetensors'
+
 
 def save(params: Params, path: Path) -> None:
-  """Writes parameters as float16, whole or not at all."""
-  with whole(path) as new:
+  """Writes parameters as float16."""
+  with files.atomic(path) as new:
     tensors.write(new, names.to_tensors(params), np.float16)
 
 

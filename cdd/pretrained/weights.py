@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cdd.core import files
 from cdd.core.errors import UserError
 from cdd.pretrained import tensors
 from cdd.pretrained.tensors import Stored
@@ -88,7 +89,7 @@ def write(
     tensors.write(folder / name, shard, dtype)
     places.update(dict.fromkeys(shard, name))
   index = dict(metadata=dict(total_size=sum(sizes.values())), weight_map=places)
-  write_json(folder / f'{stem}.safetensors.index.json', index)
+  files.write_json(folder / f'{stem}.safetensors.index.json', index)
 
 
 def read_json(path: Path) -> dict:
@@ -106,7 +107,3 @@ def read_json(path: Path) -> dict:
   if not isinstance(fields, dict):
     raise UserError(f'{path} holds no JSON object.')
   return fields
-
-
-def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-  path.write_text(json.dumps(fields, indent=2) + '\n')

@@ -1,12 +1,13 @@
-"""Owns pictures: images side by side in labelled columns, and PNG files written whole."""
+"""Owns pictures: images side by side in labelled columns, as PNG."""
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from cdd.core import files
 
 GAP, TOP = 4, 18  # Pixels between images, and for the labels.
 
@@ -41,9 +42,5 @@ def png(image: np.ndarray) -> bytes:
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-  """Writes a uint8 image, whole or not at all."""
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.write_bytes(png(image))
-  os.replace(temporary, path)
+  """Writes a uint8 image."""
+  files.write(path, png(image))

@@ -2,15 +2,13 @@
 
 import base64
 import html
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cdd.core import files
+from cdd.metrics import METRICS
 from cdd.reports import charts, grid
 
-BETTER = dict(lpips=min, psnr=max, ssim=max, frechet=min)
-HEADS = dict(lpips='LPIPS ↓', psnr='PSNR ↑', ssim='SSIM ↑', frechet='Fréchet ↓')
 STYLE = """
 :root { color-scheme: light dark; --ink: light-dark(#1e293b, #e2e8f0);
   --soft: light-dark(#64748b, #94a3b8); --rule: light-dark(#e2e8f0, #334155);
@@ -64,20 +62,20 @@ def write(
     body.append(f'<h2>Training</h2><div class="charts">{chart}</div>')
   page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
   page += f'<style>{STYLE}</style><body>{"".join(body)}</body></html>\n'
-  _replace(Path(workdir) / 'report.html', page)
-  _replace(Path(workdir) / 'metrics.json', json.dumps(list(rows), indent=2) + '\n')
+  files.write(Path(workdir) / 'report.html', page)
+  files.write_json(Path(workdir) / 'metrics.json', list(rows))
 
 
 def _table(rows: Sequence[Mapping]) -> str:
   rivals = [row for row in rows if row['steps']] or rows
-  best = {name: pick(row[name] for row in rivals) for name, pick in BETTER.items()}
-  heads = ''.join(f'<th>{head}</th>' for head in HEADS.values())
+  best = {n: metric.better(row[n] for row in rivals) for n, metric in METRICS.items()}
+  heads = ''.join(f'<th>{metric.heading}</th>' for metric in METRICS.values())
   lines, before = [], None
   for row in rows:
     cells = [html.escape(row['method']), str(row['steps'] or '–'), row['sampler'] or '–']
     cells = ''.join(f'<td>{cell}</td>' for cell in cells)
-    for name in BETTER:
-      text = f'{row[name]:.2f}' if name in ('psnr', 'frechet') else f'{row[name]:.3f}'
+    for name, metric in METRICS.items():
+      text = metric.shown(row[name])
       cells += f'<td>{f"<b>{text}</b>" if row[name] == best[name] else text}</td>'
     cells += f'<td>{1000 * row["seconds_per_image"]:.1f}</td>'
     first = ' class="first"' if row['method'] != before else ''
@@ -94,11 +92,4 @@ def _over_steps(rows: Sequence[Mapping], name: str) -> str:
   for row in rows:
     if row['steps']:
       series.setdefault(row['method'], []).append((row['steps'], row[name]))
-  return charts.lines(series, title=f'{HEADS[name]} over sampling steps', log_x=True)
-
-
-def _replace(path: Path, text: str) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(text)
-  os.replace(temporary, path)
+  return charts.lines(series, title=f'{METRICS[name].heading} over sampling steps', log_x=True)

@@ -1,7 +1,6 @@
 """Owns the training loop: resume, step, log, checkpoint, and then evaluate."""
 
 import contextlib
-import json
 import signal
 import time
 from pathlib import Path
@@ -10,70 +9,36 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cdd.runs import experiment as build, export, report
 from cdd.core.errors import UserError
 from cdd.reports import grid
+from cdd.runs import config as configs
+from cdd.runs import export, report
+from cdd.runs.experiment import experiment
+from cdd.runs.objective import method_of
 from cdd.training import checkpoint, sharding
 from cdd.training import writer as writers
-
-# Sections that may change between a run and its resumption: they do not touch the parameters.
-FREE = ('evaluation', 'log')
 
 
 def run(config, workdir: Path) -> None:
   """Trains (or resumes) the run of `config` in `workdir`, exports it, evaluates it.
 
+  Every process does all of it; process 0 alone writes.
+
   Raises:
     UserError: the workdir belongs to another config, the config names something unknown, the
       prior is missing, or the loss is not finite.
   """
-  check(config, workdir)
-  experiment = build.experiment(config, workdir)
-  report.check(experiment, config)
+  configs.check(config, workdir)
+  bound = experiment(config, workdir)
+  report.check(bound, config)
   if jax.process_index() == 0:
-    writers.replace(workdir / 'config.json', json.dumps(as_json(config), indent=2) + '\n')
-  state = fit(experiment, config, workdir)
+    configs.write(config, workdir)
+  state = fit(bound, config, workdir)
   if state is None:
     return
-  if jax.process_index() == 0:
-    export.export(experiment, config, state.evaluated, workdir / 'export')
-    if config.evaluation:
-      report.evaluate(experiment, config, state.evaluated, workdir)
-
-
-def check(config, workdir: Path) -> None:
-  """Refuses a workdir that belongs to another config.
-
-  Raises:
-    UserError: names the fields that differ.
-  """
-  path = workdir / 'config.json'
-  if not path.exists():
-    return
-  differing = [
-    f'{key}: {old!r} there, {new!r} now'
-    for key, old, new in differences(json.loads(path.read_text()), as_json(config))
-    if key.split('.')[0] not in FREE
-  ]
-  if differing:
-    raise UserError(
-      f'{workdir} belongs to a run with another config ({"; ".join(differing[:6])}). '
-      'Give another --workdir, or remove that one.'
-    )
-
-
-def as_json(config) -> dict:
-  """The config as JSON has it: tuples are lists."""
-  return json.loads(config.to_json_best_effort())
-
-
-def differences(old, new, prefix=''):
-  """Yields (path, old, new) for every field in which two nested dicts differ."""
-  if isinstance(old, dict) and isinstance(new, dict):
-    for key in sorted({*old, *new}):
-      yield from differences(old.get(key), new.get(key), f'{prefix}.{key}' if prefix else key)
-  elif old != new:
-    yield prefix, old, new
+  export.export(bound, config, state.evaluated, workdir / 'export')
+  if config.evaluation:
+    report.evaluate(bound, config, state.evaluated, workdir)
 
 
 def fit(experiment, config, workdir: Path):
@@ -175,7 +140,7 @@ class Loop:
     self._began = now
     if self._log:
       self._log.scalars(step, values)
-    shown = [name for name in ('loss', 'consistency', 'guidance') if name in values]
+    shown = [name for name in method_of(self._config).plots if name in values]
     self._bar.set_postfix({name: f'{values[name]:.4f}' for name in shown})
 
   def settle(self) -> None:
@@ -194,7 +159,7 @@ class Loop:
       if not np.isfinite(values[name]):
         rate = self._config.optimizer.learning_rate
         raise UserError(
-          f'The {name} is {values[name]} at step {step}. The last checkpoint before it is intact; '
+          f'The {name} is {values[name]} at step {step}. The checkpoint before it is intact; '
           f'a lower optimizer.learning_rate ({rate}) or a longer optimizer.warmup are the usual '
           'cures, in another --workdir.'
         )

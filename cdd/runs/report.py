@@ -8,18 +8,18 @@ import jax
 import numpy as np
 
 from cdd import assets
+from cdd.core.registry import choose
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
-from cdd.reports import grid, page
-from cdd.runs.evaluate import evaluate as measure
-from cdd.metrics.frechet import NAME
+from cdd.metrics import METRICS
 from cdd.metrics import lpips
 from cdd.pretrained import trained
-from cdd.core.registry import choose
+from cdd.reports import grid, page
+from cdd.runs.evaluate import evaluate as measure
+from cdd.runs.objective import method_of
 from cdd.training import writer
 
 PREVIEWS = 16  # Held-out examples behind a preview's score; half of them are drawn.
-SHIPPED = assets.TRAINED
 
 
 class Entry(NamedTuple):
@@ -35,7 +35,7 @@ def preview(experiment, config, params) -> tuple[dict, float]:
   """(columns of a picture, score): the score is the mean LPIPS to the truth, lower is better."""
   batch = experiment.held_out(PREVIEWS, PREVIEWS)[0]
   columns = {'condition': batch['condition']} if 'condition' in batch else {}
-  if config.method.name == 'autoencoder':
+  if method_of(config).sampler is None:
     columns['reconstruction'] = out = experiment.reconstruct(params, batch['image'])
   else:
     for steps in (1, 4) if config.evaluation else (50,):
@@ -51,13 +51,13 @@ def evaluate(experiment, config, params, workdir: Path) -> list[dict]:
   """Measures the run, the shipped models and the trivial rows; writes report.html, metrics.json."""
   settings = config.evaluation
   batches = experiment.held_out(settings.count, settings.batch_size)
-  weights = lpips.load()
   rows, shown = [], {}
   for entry in entries(experiment, config, params):
-    row, images = measure(entry.sample, batches, weights=weights)
+    row, images = measure(entry.sample, batches, METRICS)
     rows.append(dict(method=entry.method, steps=entry.steps, sampler=entry.sampler, **row))
     shown[entry.method, entry.steps] = images
-    print(line(rows[-1]), flush=True)
+    if jax.process_index() == 0:
+      print(line(rows[-1]), flush=True)
   if jax.process_index() == 0:
     write(config, workdir, rows, shown, batches[0])
   return rows
@@ -73,7 +73,7 @@ def check(experiment, config) -> None:
   for entry in entries(experiment, config, None) if config.evaluation else ():
     if entry.steps is not None:
       choose(SAMPLERS, entry.sampler, 'sampler')
-      times.Walk().times(experiment.networks.schedule.num_steps, entry.steps)
+      times.Timesteps().times(experiment.networks.schedule.num_steps, entry.steps)
 
 
 def entries(experiment, config, params) -> list[Entry]:
@@ -90,7 +90,7 @@ def entries(experiment, config, params) -> list[Entry]:
   out = rows(label, params, settings.sampler, settings.steps)
   # What ships was trained from the packaged prior and fits no other.
   for other in settings.shipped if config.prior.path == 'packaged' else ():
-    tree = trained.load(SHIPPED / other['file'], experiment.abstract.params)
+    tree = trained.load(assets.TRAINED / other['file'], experiment.abstract.params)
     out += rows(other['label'], tree, other['sampler'], other['steps'])
   if settings.condition_row:
     out.append(Entry(settings.condition_row, None, None, lambda b, number: b['condition']))
@@ -102,9 +102,9 @@ def entries(experiment, config, params) -> list[Entry]:
 def line(row: dict) -> str:
   """One row as text."""
   steps = f'{row["steps"]} steps, {row["sampler"]}' if row['steps'] else ''
+  measured = '  '.join(f'{m.label} {m.shown(row[name])}' for name, m in METRICS.items())
   return (
-    f'{row["method"]:>26} {steps:<24} LPIPS {row["lpips"]:.3f}  PSNR {row["psnr"]:.2f}  '
-    f'SSIM {row["ssim"]:.3f}  Frechet {row["frechet"]:.2f}  {row["seconds_per_image"]:.4f} s/image'
+    f'{row["method"]:>26} {steps:<24} {measured}  {row["seconds_per_image"]:.4f} s/image'
   )
 
 
@@ -126,12 +126,12 @@ def write(config, workdir: Path, rows, shown, batch) -> None:
       f'{config.steps} training steps of batch {config.data.batch_size}, method '
       f'{config.method.name}, adapter {config.model.adapter.name}; measured on '
       f'{config.evaluation.count} held-out examples.',
-      f'The Fréchet column is the {NAME}. LPIPS, PSNR and SSIM are to the truth; a generative '
+      f'{" ".join(m.note for m in METRICS.values() if m.note)} LPIPS, PSNR and SSIM are to the truth; a generative '
       'model of an ambiguous condition is not meant to reach it exactly.',
     ],
     rows=rows,
     pictures=pictures,
     log=writer.read(workdir / 'log.jsonl'),
-    losses=('loss', 'consistency', 'guidance'),
+    losses=method_of(config).plots,
   )
   print(f'Wrote {workdir / "report.html"} and {workdir / "metrics.json"}.')

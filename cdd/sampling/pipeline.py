@@ -1,43 +1,42 @@
 """Owns what turns a model into images: a run, a diffusers folder, or what ships, as a function."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from cdd.core import trees
 from cdd.core.errors import UserError
-from cdd.core.registry import choose
+from cdd.core.registry import bind, choose
 from cdd.core.types import Params
-from cdd.data import tokens
-from cdd.diffusion import tiles, times
+from cdd.data import TASKS, tokens
+from cdd.data.tasks.task import Task
+from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
-from cdd.models.networks import Guide, Networks
-from cdd.pretrained import adapter_folders as adapters
-from cdd.pretrained import priors, scheduler, trained
-from cdd.runs import experiment as build
-from cdd.runs import report
-from cdd.runs.export import WEIGHTS
-
-# The samplers of distilled models, which start at T whatever a folder says. Any other: 50 steps.
-STEPS = dict(consistency=4, consistency_renoise=4)
+from cdd.diffusion.samplers.sampler import Sampler
+from cdd.methods import METHODS
+from cdd.models.guide import Guide
+from cdd.models.networks import Networks
+from cdd.pretrained import adapter_folders, locate, priors, scheduler, trained
+from cdd.sampling.draw import draw
+from cdd.sampling.spread import fitting, multiple, noise, shape_of, spread
 
 
-class How(NamedTuple):
+class Settings(NamedTuple):
   """How images are drawn, the same for all of a batch.
 
   Attributes:
     guidance: towards the prompt; 1 is none and costs one prediction a step, anything else two.
     image_guidance: InstructPix2Pix's second scale; three predictions a step.
-    rescale: gives back a part of the deviation that guidance adds (Lin et al., 2024); 0 is none.
-    steps: how many; the sampler's own number if None: 4 for 'consistency', 50 for 'ddim'.
-    sampler: one of SAMPLERS; the model's own if None.
-    spacing: one of times.SPACINGS; the model's own if None.
+    rescale: the share of the deviation that guidance adds which is removed again (Lin et al.,
+      2024); 0 is none.
+    steps: how many; the sampler's default if None: 4 for 'consistency', 50 for 'ddim'.
+    sampler: one of SAMPLERS; the model's default if None.
+    spacing: one of times.SPACINGS; the model's default if None.
     tile: the side of overlapping tiles in pixels, for images larger than the model can do.
   """
 
@@ -59,7 +58,7 @@ class How(NamedTuple):
     return dict(scale=self.guidance, image_scale=self.image_guidance, rescale=self.rescale or None)
 
 
-class Sampler(NamedTuple):
+class Pipeline(NamedTuple):
   """A model that is called with prompts.
 
   Attributes:
@@ -68,8 +67,9 @@ class Sampler(NamedTuple):
     size: (height, width) in pixels that the U-Net was trained at.
     multiple: what divides the sides of what the U-Net sees, in pixels.
     sampler: the name of the sampler that suits the model.
-    walk: how it goes down the schedule; for a pipeline as its scheduler_config.json says.
-    task: `config.data.task` of a run, {} otherwise.
+    timesteps: which times it is sampled at; for a diffusers folder as its scheduler_config.json
+      says.
+    task: how a user's picture becomes a condition.
     zero_empty: whether no negative prompt means zeros (SDXL), not the empty text.
     draw: the compiled function.
   """
@@ -80,8 +80,8 @@ class Sampler(NamedTuple):
   size: tuple[int, int]
   multiple: int
   sampler: str
-  walk: times.Walk
-  task: Mapping[str, Any]
+  timesteps: times.Timesteps
+  task: Task
   zero_empty: bool
   draw: Callable
 
@@ -94,147 +94,104 @@ class Sampler(NamedTuple):
     seeds: int | Sequence[int] = 0,
     size: tuple[int, int] | None = None,
     latents: np.ndarray | None = None,
-    **how,
+    **settings,
   ) -> np.ndarray:
     """Images float32 [b, H, W, 3] in [0, 1]; b is the longest of what is given, one is repeated.
 
     Args:
       prompts: one, or one per image.
       condition: [H, W, 3] or [b, H, W, 3] in [0, 1], as the model was trained with it.
-      negative: what guidance leads away from; None is the model's own idea of no text.
+      negative: what guidance leads away from; None is the model's idea of no text.
       seeds: one per image, on which alone the image's noise depends; s means s, s + 1, ...
       size: (H, W) in pixels; the condition's, or what the U-Net was trained at, if None.
       latents: the noise to start from, [b, H/f, W/f, c], in place of the seeds'.
-      how: the fields of `How`.
+      settings: the fields of `Settings`.
 
     Raises:
       UserError: names what does not fit.
     """
-    how = self.resolved(How(**how))
+    settings = self.resolved(Settings(**settings))
     listed = dict(prompts=prompts, negative=negative, condition=condition, latents=latents)
     given = spread(listed | dict(seeds=seeds))
-    size = self.checked(given['condition'], size, how)
-    raw, away = self.words(given['prompts'], size), None
+    size = self.checked(given['condition'], size, settings)
+    raw, guide = self.words(given['prompts'], size), None
     if condition is not None:
       raw['condition'] = np.stack(given['condition']).astype(np.float32)
-    if how.guides:
-      told = [not self.zero_empty or text is not None for text in given['negative']]
-      away = dict(self.words(given['negative'], size), told=np.float32(told), **how.scales())
+    if settings.guides:
+      present = np.float32([not self.zero_empty or text is not None for text in given['negative']])
+      guide = dict(self.words(given['negative'], size), present=present, **settings.scales())
     z, keys = noise(given['seeds'], self.networks.latent_shape((1, *size, 3))[1:])
     z = z if latents is None else fitting(given['latents'], z)
-    tile = how.tile and how.tile // self.networks.factor
-    walk = self.walk_of(how)
-    visited = walk.times(self.networks.schedule.num_steps, how.steps)
-    settings = dict(sampler=how.sampler, visited=visited, clip=walk.clip, tile=tile)
-    return np.asarray(self.draw(self.params, raw, away, z, keys, **settings))
+    timesteps = self.timesteps_of(settings)
+    static = dict(
+      sampler=settings.sampler,
+      visited=timesteps.times(self.networks.schedule.num_steps, settings.steps),
+      clip=timesteps.clip,
+      tile=settings.tile and settings.tile // self.networks.factor,
+    )
+    return np.asarray(self.draw(self.params, raw, guide, z, keys, **static))
 
-  def resolved(self, how: How) -> How:
-    """The same with the model's own sampler, and its steps and spacing, where none is given."""
-    sampler = how.sampler or self.sampler
-    choose(SAMPLERS, sampler, 'sampler')
-    how = how._replace(sampler=sampler, steps=how.steps or STEPS.get(sampler, 50))
-    return how._replace(spacing=self.walk_of(how).spacing)
+  def resolved(self, settings: Settings) -> Settings:
+    """The same with the model's sampler, and its steps and spacing, where none is given."""
+    name = settings.sampler or self.sampler
+    steps = settings.steps or sampler_of(name).steps
+    settings = settings._replace(sampler=name, steps=steps)
+    return settings._replace(spacing=self.timesteps_of(settings).spacing)
 
-  def walk_of(self, how: How) -> times.Walk:
-    """The model's own walk, or a distilled model's from T; its spacing as `how` asks."""
-    walk = times.Walk() if how.sampler in STEPS else self.walk
-    return walk._replace(spacing=how.spacing or walk.spacing)
+  def timesteps_of(self, settings: Settings) -> times.Timesteps:
+    """The model's timesteps, or those of a few-step sampler, with the spacing that is asked for."""
+    few = sampler_of(settings.sampler).few
+    timesteps = times.Timesteps() if few else self.timesteps
+    return timesteps._replace(spacing=settings.spacing or timesteps.spacing)
 
   def words(self, texts: Sequence[str | None], size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The tokens of texts, None being the empty one, and the sizes that SDXL is told."""
+    """The tokens of texts, None being the empty one, and the sizes that SDXL reads."""
     read = [self.tokenize(text or '') for text in texts]
     words = {name: np.stack([each[name] for each in read]) for name in read[0]}
     return dict(words, sizes=np.float32([[*size, 0, 0, *size]] * len(texts)))
 
-  def checked(self, condition: Sequence, size, how: How) -> tuple[int, int]:
+  def checked(self, condition: Sequence, size, settings: Settings) -> tuple[int, int]:
     """The size of the images; a UserError if a condition, a size or a tile does not fit."""
-    space, own = self.networks.condition_space, shape_of(condition)
-    if (own is None) != (space == 'none'):
-      raise UserError(f'This model {"needs a" if own is None else "takes no"} condition image.')
-    if own and size not in (None, own):
-      raise UserError(f'The size {size} is not that of the condition image, {own}.')
-    if how.image_guidance is not None and space != 'unscaled_latent':
+    reads, given = self.networks.reads, shape_of(condition)
+    if (given is None) != (not reads):
+      raise UserError(f'This model {"needs a" if given is None else "takes no"} condition image.')
+    if given and size not in (None, given):
+      raise UserError(f'The size {size} is not that of the condition image, {given}.')
+    if settings.image_guidance is not None and 'unscaled_latent' not in reads.values():
       raise UserError("image_guidance is for models that see the condition beside z ('concat').")
-    size = tuple(size or own or self.size)
+    size = tuple(size or given or self.size)
     # What the U-Net sees is a tile, if there are tiles.
-    multiple(size, self.networks.factor if how.tile else self.multiple, 'size')
-    multiple((how.tile,) if how.tile else (), self.multiple, 'tile')
+    multiple(size, self.networks.factor if settings.tile else self.multiple, 'size')
+    multiple((settings.tile,) if settings.tile else (), self.multiple, 'tile')
     return size
 
 
-def shape_of(condition: Sequence[np.ndarray | None]) -> tuple[int, int] | None:
-  """(height, width) of the condition images, or None without; a UserError if they differ."""
-  shapes = {np.shape(image) for image in condition}
-  if shapes == {()}:
-    return None
-  if len(shapes) > 1 or len(min(shapes)) != 3 or min(shapes)[2] != 3:
-    raise UserError(f'The condition images should be alike, [H, W, 3], not {sorted(shapes)}.')
-  return min(shapes)[:2]
+def sampler_of(name: str) -> Sampler:
+  """The sampler of a name, with its defaults; a UserError lists the choices."""
+  return choose(SAMPLERS, name, 'sampler')()
 
 
-def multiple(sides: tuple[int, ...], unit: int, what: str) -> None:
-  if any(side < unit or side % unit for side in sides):
-    named = ' x '.join(map(str, sides))
-    raise UserError(f'The {what} of {named} pixels has to be a multiple of {unit}.')
-
-
-def spread(given: dict[str, Any]) -> dict[str, list]:
-  """Lists of one length: one prompt, condition or seed goes with all of the others.
-
-  Raises:
-    UserError: two lists of more than one are of different lengths.
-  """
-  single = lambda value: (
-    value is None or isinstance(value, (str, int)) or getattr(value, 'ndim', None) == 3
-  )
-  lists = {name: [v] if single(v) else list(v) for name, v in given.items()}
-  counts = {name: len(values) for name, values in lists.items() if len(values) != 1}
-  count = max([1, *counts.values()])
-  if any(length != count for length in counts.values()):
-    what = ', '.join(f'{length} {name}' for name, length in counts.items())
-    raise UserError(f'One of each, or as many as images: {what} were given.')
-  if isinstance(given.get('seeds'), int):
-    lists['seeds'] = [given['seeds'] + index for index in range(count)]
-  return {name: values * (count if len(values) == 1 else 1) for name, values in lists.items()}
-
-
-def noise(seeds: Sequence[int], shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-  """(z [b, *shape], keys [b]): what a sampler starts from and draws from, per image."""
-  keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(jnp.asarray(seeds))
-  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys[:, 0]), keys[:, 1]
-
-
-def fitting(latents: Sequence[np.ndarray], z: jax.Array) -> np.ndarray:
-  latents = np.stack(latents).astype(np.float32)
-  if latents.shape != z.shape:
-    raise UserError(f'The latents are {latents.shape}; these images need {z.shape}.')
-  return latents
-
-
-def drawing(networks: Networks) -> Callable:
-  """The compiled way from tokens, a condition and noise to images."""
+def compiled(networks: Networks) -> Callable:
+  """The compiled way from tokens, a condition, what guidance leads away from, and noise."""
 
   @partial(jax.jit, static_argnames=('sampler', 'visited', 'clip', 'tile'))
-  def draw(params, raw, away, z, keys, *, sampler, visited, clip, tile):
-    c = networks.condition(params, raw, tile=tile)
-    guide = None
-    if away is not None:
-      text, told = networks.text(params, away), away['told']
-      pooled = None if text.pooled is None else text.pooled * told[:, None]
-      text = text._replace(states=text.states * told[:, None, None], pooled=pooled)
-      guide = Guide(text, away['scale'], away['image_scale'], away['rescale'])
-    tiling = None
-    if tile is not None:
-      tiling = tiles.tiling(z.shape[1:3], tile=tile, overlap=tile // 2)
-    denoise = networks.denoiser(params, c, guide=guide, tiling=tiling)
-    walk = dict(schedule=networks.schedule, times=visited, clip=clip)
-    x = SAMPLERS[sampler](denoise, z, keys, **walk)
-    return jnp.clip(networks.decode(params, x, tile=tile), 0, 1)
+  def run(params, raw, negative, z, keys, *, sampler, visited, clip, tile):
+    static = dict(sampler=sampler_of(sampler), times=visited, clip=clip, tile=tile)
+    guide = None if negative is None else guide_of(networks, params, negative)
+    return draw(networks, params, raw, z, keys, guide=guide, **static)
 
-  return draw
+  return run
 
 
-def load(path: str | Path, *, adapter: str | None = None, dtype: str = 'float32') -> Sampler:
+def guide_of(networks: Networks, params: Params, negative: dict) -> Guide:
+  """Guidance away from texts; where `present` is 0 the text is zeros."""
+  text, present = networks.text(params, negative), negative['present']
+  pooled = None if text.pooled is None else text.pooled * present[:, None]
+  text = text._replace(states=text.states * present[:, None, None], pooled=pooled)
+  return Guide(text, negative['scale'], negative['image_scale'], negative['rescale'])
+
+
+def load(path: str | Path, *, adapter: str | None = None, dtype: str = 'float32') -> Pipeline:
   """The model at a path.
 
   Args:
@@ -246,76 +203,57 @@ def load(path: str | Path, *, adapter: str | None = None, dtype: str = 'float32'
   Raises:
     UserError: nothing is there, or something that is no model.
   """
-  found = trained_model(str(path))
-  if found is None:
-    return of_pipeline(str(path), adapter, dtype)
-  config, weights = found
+  found = locate.locate(path)
+  if found.config is None:
+    return of_folder(found.path, adapter, dtype)
   if adapter:
-    raise UserError(f'{path} is a trained model with an adapter of its own; leave --adapter out.')
+    raise UserError(f'{path} is a trained model with its adapter; leave --adapter out.')
+  return of_run(found, dtype)
+
+
+def of_run(found: locate.Found, dtype: str) -> Pipeline:
+  """What a run trained, with the prior that it started from."""
+  config = ConfigDict(found.config)
   config.model.dtype = dtype
-  prior = priors.load(config.prior, weights.parent.parent, ())
-  networks, brought = build.adapted_networks(config.model, prior)
-  everything = {**prior.params, **brought}
-  everything |= trained.load(weights, build.divide(config, everything)[0])
-  name = 'consistency' if config.method.name == 'conditional' else 'ddim'
-  task = config.data.task.to_dict()
-  return of_parts(prior, networks, everything, sampler=name, walk=times.Walk(), task=task)
+  prior = priors.load(config.prior, found.path, ())
+  networks, added = priors.networks(config.model, prior)
+  everything = {**prior.params, **added}
+  everything |= trained.load(found.weights, trees.labelled(config.trainable, everything)['train'])
+  sampler = choose(METHODS, config.method.name, 'method').sampler
+  task = bind(TASKS, config.data.task, 'task')()
+  settings = dict(sampler=sampler, timesteps=times.Timesteps(), task=task)
+  return of_parts(prior, networks, everything, **settings)
 
 
-def trained_model(path: str) -> tuple[ConfigDict, Path] | None:
-  """(config, weights) of a run, an export or a shipped model; None if it is none of them."""
-  if path.startswith('packaged:'):
-    table = {file.stem: file for file in sorted(report.SHIPPED.glob('*.safetensors'))}
-    weights = choose(table, path.removeprefix('packaged:'), 'packaged model')
-    settings = weights.with_suffix('.json')
-  else:
-    settings = Path(path) / 'config.json'
-    places = [Path(path) / place / WEIGHTS for place in ('.', 'export')]
-    weights = next(filter(Path.exists, places), None)
-  if not settings.exists():
-    return None
-  config = json.loads(settings.read_text())
-  if 'trainable' not in config:
-    return None
-  if weights is None:
-    if (Path(path) / 'export' / 'model_index.json').exists():
-      return None
-    raise UserError(f'The run {path} has no export/{WEIGHTS}: it has not ended yet.')
-  return ConfigDict(config), weights
-
-
-def of_pipeline(path: str, adapter: str | None, dtype: str) -> Sampler:
+def of_folder(folder: Path, adapter: str | None, dtype: str) -> Pipeline:
   """A diffusers folder, alone or with an adapter's."""
-  exported = Path(path) / 'export'
-  folder = str(exported) if (exported / 'model_index.json').exists() else path
-  prior = priors.load(ConfigDict(dict(path=folder)), Path(path), ())
+  prior = priors.load(ConfigDict(dict(path=str(folder))), folder, ())
   missing = {'unet', 'vae', 'text_encoder'} - prior.configs.keys()
   if missing or not prior.tokenizers or not prior.scheduler:
     lacking = sorted(missing) or ['tokenizer' if prior.scheduler else 'scheduler']
-    raise UserError(f'{path} is no text-to-image pipeline: it has no {", no ".join(lacking)}.')
+    raise UserError(f'{folder} is no text-to-image pipeline: it has no {", no ".join(lacking)}.')
   unet = prior.configs['unet']
-  own = 'concat' if unet.in_channels == 2 * unet.out_channels else 'none'
-  plug = dict(name=own)
+  spec = dict(name='concat' if unet.in_channels == 2 * unet.out_channels else 'none')
   if adapter:
-    plug = dict(name=adapters.config_of(Path(adapter)).name, path=str(adapter))
-  spec = ConfigDict(dict(adapter=plug, dtype=dtype))
-  networks, brought = build.adapted_networks(spec, prior)
-  walk, params = scheduler.walk(prior.scheduler), {**prior.params, **brought}
-  return of_parts(prior, networks, params, sampler='ddim', walk=walk, task={})
+    spec = dict(name=adapter_folders.config_of(Path(adapter)).name, path=str(adapter))
+  networks, added = priors.networks(ConfigDict(dict(adapter=spec, dtype=dtype)), prior)
+  params, timesteps = {**prior.params, **added}, scheduler.timesteps(prior.scheduler)
+  task = Task(draw=lambda example, rng: example)
+  return of_parts(prior, networks, params, sampler='ddim', timesteps=timesteps, task=task)
 
 
-def of_parts(prior, networks: Networks, params: Params, **own) -> Sampler:
-  """A Sampler of a prior's networks; `own` are the fields that no network tells."""
+def of_parts(prior, networks: Networks, params: Params, **fields) -> Pipeline:
+  """A Pipeline of a prior's networks; `fields` are those that the networks do not say."""
   unet = prior.configs['unet']
   side = unet.sample_size * networks.factor
-  return Sampler(
+  return Pipeline(
     networks=networks,
     params=jax.device_put(params),
     tokenize=tokens.reader(prior.tokenizers),
     size=(side, side),
     multiple=networks.factor * 2 ** (len(unet.block_out_channels) - 1),
-    **own,
     zero_empty=networks.text_encoder_2 is not None
     and prior.index.get('force_zeros_for_empty_prompt', True),
-    draw=drawing(networks),
+    draw=compiled(networks),
+    **fields,
   )

@@ -8,8 +8,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cdd.core import trees
 from cdd.core.errors import UserError
+from cdd.core.registry import choose
 
-RULES = (('.*', 'fsdp'),)
+# (pattern of paths, what becomes of the parameters that match): the first match counts.
+Rules = Sequence[tuple[str, str]]
+FSDP: Rules = (('.*', 'fsdp'),)
 
 
 def make_mesh(*, data: int = -1, fsdp: int = 1, devices: Sequence | None = None) -> Mesh:
@@ -41,27 +44,44 @@ def over_batch(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
 
 
-def _cut(shape: tuple[int, ...], size: int) -> PartitionSpec:
-  """Cuts the largest axis that `size` divides; small leaves stay whole."""
+def fsdp(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+  """Cuts the largest axis that the size of the fsdp axis divides; small leaves stay whole."""
+  size = mesh.shape['fsdp']
   fits = [axis for axis, n in enumerate(shape) if n % size == 0]
   if size == 1 or not fits or np.prod(shape) < 2**14:
-    return PartitionSpec()
+    return replicated(mesh)
   best = max(fits, key=lambda axis: shape[axis])
-  return PartitionSpec(*('fsdp' if axis == best else None for axis in range(len(shape))))
+  axes = ('fsdp' if axis == best else None for axis in range(len(shape)))
+  return NamedSharding(mesh, PartitionSpec(*axes))
 
 
-def of_params(params, mesh: Mesh, rules=RULES) -> dict[str, NamedSharding]:
-  """A sharding for every leaf of a flat tree, from rules (pattern, 'fsdp' | 'replicate')."""
+def replicate(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+  """Every device holds the whole array."""
+  del shape
+  return replicated(mesh)
+
+
+# What a rule of config.sharding may name.
+MODES = dict(fsdp=fsdp, replicate=replicate)
+
+
+def of_params(params, mesh: Mesh, rules: Rules = FSDP) -> dict[str, NamedSharding]:
+  """A sharding for every leaf of a flat tree.
+
+  Args:
+    rules: (pattern, a name in MODES); 'fsdp' cuts over the fsdp axis, 'replicate' leaves whole.
+
+  Raises:
+    UserError: an unknown mode, or a path that no pattern matches.
+  """
   modes = trees.match(rules, params)
   return {
-    path: NamedSharding(mesh, _cut(leaf.shape, mesh.shape['fsdp']))
-    if modes[path] == 'fsdp'
-    else replicated(mesh)
+    path: choose(MODES, modes[path], 'mode of config.sharding')(leaf.shape, mesh)
     for path, leaf in params.items()
   }
 
 
-def placer(mesh: Mesh, rules=RULES) -> Callable[[str, np.ndarray], jax.Array]:
+def placer(mesh: Mesh, rules: Rules = FSDP) -> Callable[[str, np.ndarray], jax.Array]:
   """(path, array) -> the array on the devices, as `of_params` would lay it: one leaf at a time."""
 
   def place(path: str, array: np.ndarray) -> jax.Array:
@@ -72,7 +92,7 @@ def placer(mesh: Mesh, rules=RULES) -> Callable[[str, np.ndarray], jax.Array]:
   return place
 
 
-def of_state(state, mesh: Mesh, rules=RULES):
+def of_state(state, mesh: Mesh, rules: Rules = FSDP):
   """Shardings for a whole (abstract) state: moments and averages lie as their parameter does."""
   by_path = of_params(state.params, mesh, rules)
 
@@ -82,6 +102,22 @@ def of_state(state, mesh: Mesh, rules=RULES):
     return by_path[name] if same else replicated(mesh)
 
   return jax.tree_util.tree_map_with_path(place, state)
+
+
+def readable(params, mesh: Mesh) -> dict:
+  """A flat tree whose every leaf this process can read whole; every process calls it.
+
+  An array that is cut over processes is gathered and brought to the host, one leaf at a time;
+  any other stays as it is.
+  """
+  gather = jax.jit(lambda leaf: leaf, out_shardings=replicated(mesh))
+
+  def whole(leaf):
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+      return leaf
+    return np.asarray(gather(leaf))
+
+  return {path: whole(leaf) for path, leaf in params.items()}
 
 
 def put_batch(batch, mesh: Mesh):

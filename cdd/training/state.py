@@ -28,19 +28,21 @@ class State:
 
   @property
   def evaluated(self) -> Params:
-    """θ⁻, whole: what is sampled from, exported and measured."""
+    """All of θ⁻: what is sampled from, exported and measured."""
     return {**self.params, **self.target}
 
 
-def create(params: Params, optimizer: optax.GradientTransformation, *, apart: bool = True) -> State:
+def create(
+  params: Params, optimizer: optax.GradientTransformation, *, has_copy: bool = True
+) -> State:
   """The state before the first update: θ⁻ ← θ, copied because the step donates both.
 
   Args:
-    apart: θ⁻ will not stay θ itself, and is kept beside it.
+    has_copy: whether θ⁻ is another array than θ, and so a part of the state.
   """
   return State(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    target=jax.tree.map(jnp.copy, params) if apart else {},
+    target=jax.tree.map(jnp.copy, params) if has_copy else {},
     opt=optimizer.init(params),
   )

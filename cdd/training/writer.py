@@ -1,12 +1,13 @@
-"""Owns the logs of a run: metrics.jsonl and TensorBoard, cut back to the step resumed from."""
+"""Owns the logs of a run: log.jsonl and TensorBoard, cut back to the step resumed from."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from tensorboardX import SummaryWriter
+
+from cdd.core import files
 
 
 class Writer:
@@ -15,7 +16,7 @@ class Writer:
   def __init__(self, folder: Path, *, step: int = 0):
     self._path = Path(folder) / 'log.jsonl'
     keep = [row for row in read(self._path) if row['step'] <= step]
-    replace(self._path, ''.join(json.dumps(row) + '\n' for row in keep))
+    files.write(self._path, ''.join(json.dumps(row) + '\n' for row in keep))
     self._file = self._path.open('a')
     self._board = SummaryWriter(str(Path(folder) / 'tensorboard'), purge_step=step + 1)
 
@@ -47,12 +48,3 @@ def read(path: Path) -> list[dict]:
     except json.JSONDecodeError:
       break
   return rows
-
-
-def replace(path: Path, text: str) -> None:
-  """Writes a whole file or leaves the old one."""
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(text)
-  os.replace(temporary, path)

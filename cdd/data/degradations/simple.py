@@ -1,4 +1,4 @@
-"""Owns degradations: (image float32 [H, W, 3] in [0, 1], rng) -> a worse and smaller image."""
+"""Owns the simple degradation: blur, reduction, noise and JPEG, once each."""
 
 import io
 from collections.abc import Sequence
@@ -48,6 +48,3 @@ def simple(
     buffer, 'JPEG', quality=int(rng.integers(quality[0], quality[1] + 1)), subsampling=0
   )
   return np.asarray(Image.open(buffer))
-
-
-DEGRADATIONS = dict(simple=simple)

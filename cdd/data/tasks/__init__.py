@@ -1,4 +1,4 @@
-"""Tasks: each is a factory, settings -> (example, rng) -> dict(image, condition, caption)."""
+"""Tasks: name -> a factory, keyword settings -> `Task`."""
 
 from cdd.data.tasks.depth import depth
 from cdd.data.tasks.super_resolution import super_resolution

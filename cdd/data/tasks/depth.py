@@ -1,18 +1,21 @@
-"""The depth-to-image task: a depth map becomes the condition, in ControlNet's convention."""
+"""Owns depth-to-image: a depth map becomes the condition, in ControlNet's convention."""
 
 import numpy as np
+from PIL import Image
 
 from cdd.core.errors import UserError
+from cdd.data.tasks.task import Task
 
 KINDS = ('metric', 'inverse')
 
 
-def depth(*, depth_kind='metric', percentiles=None):
-  """Makes the task: `(example, rng) -> dict(image, condition, caption)`.
+def depth(*, depth_kind='metric', percentiles=None) -> Task:
+  """Images from depth maps.
 
   The example's `depth` [h, w] (or [h, w, 1]) becomes the `condition`, float32 [h, w, 3] in 0..1:
   inverse depth, stretched to the whole range for each image, near = 1, the same in all channels, as
-  ControlNet feeds MiDaS' output (annotator/midas/__init__.py). A constant depth gives zeros.
+  ControlNet feeds MiDaS' output (annotator/midas/__init__.py). A constant depth gives zeros. A
+  user's picture is read as inverse depth, bright meaning near, at any bit depth.
 
   Args:
     depth_kind: 'metric' for distances, which are inverted first (an infinite one, a sky's,
@@ -31,13 +34,20 @@ def depth(*, depth_kind='metric', percentiles=None):
     if not 0 <= low < high <= 100:
       raise UserError(f'percentiles are {percentiles}; they must be 0 <= low < high <= 100')
 
-  def task(example, rng):
+  def draw(example, rng):
     del rng
     near = inverse(example['depth'], depth_kind, example['image'].shape[:2])
-    condition = np.repeat(stretched(near, percentiles)[:, :, None], 3, axis=2)
-    return dict(image=example['image'], condition=condition, caption=example['caption'])
+    return dict(image=example['image'], condition=grey(near), caption=example['caption'])
 
-  return task
+  def from_picture(picture: Image.Image) -> np.ndarray:
+    picture = picture if picture.mode in ('I;16', 'I', 'F') else picture.convert('L')
+    values = np.asarray(picture, np.float32)
+    return grey(inverse(values, 'inverse', values.shape))
+
+  def grey(near):
+    return np.repeat(stretched(near, percentiles)[:, :, None], 3, axis=2)
+
+  return Task(draw, from_picture)
 
 
 def inverse(values, depth_kind, shape):

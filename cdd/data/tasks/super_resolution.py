@@ -1,22 +1,26 @@
 """Owns super-resolution: the condition is the degraded image, enlarged bicubically to full size."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 
 from cdd.core.registry import bind
-from cdd.data.degradations.simple import DEGRADATIONS
+from cdd.data.degradations import DEGRADATIONS
+from cdd.data.tasks.task import Task, as_rgb
 
 
-def super_resolution(*, factor: int, degradation: Mapping) -> Callable:
-  """Makes the task `(example, rng) -> dict(image, condition, caption)`, `factor` times smaller."""
+def super_resolution(*, factor: int, degradation: Mapping) -> Task:
+  """Images from ones that are `factor` times smaller; `degradation` makes those in training."""
   degrade = bind(DEGRADATIONS, degradation, 'degradation')
 
-  def task(example, rng):
+  def draw(example, rng):
     small = Image.fromarray(degrade(example['image'], rng, factor=factor))
-    height, width = example['image'].shape[:2]
-    condition = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.float32)
-    return dict(image=example['image'], condition=condition / 255, caption=example['caption'])
+    return dict(image=example['image'], condition=enlarged(small), caption=example['caption'])
 
-  return task
+  def enlarged(small: Image.Image) -> np.ndarray:
+    small = small.convert('RGB')
+    size = (factor * small.width, factor * small.height)
+    return as_rgb(small if factor == 1 else small.resize(size, Image.Resampling.BICUBIC))
+
+  return Task(draw, enlarged)

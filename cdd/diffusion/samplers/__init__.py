@@ -1,4 +1,4 @@
-"""Samplers: sample(denoise, z, rng, *, schedule, times, clip=None) -> [b, h, w, c]."""
+"""Samplers: name -> a factory, keyword settings -> `Sampler`."""
 
 from cdd.diffusion.samplers.consistency import consistency, consistency_renoise
 from cdd.diffusion.samplers.ddim import ancestral, ddim

@@ -1,21 +1,23 @@
-"""Owns the few-step sampler of a distilled model: start at t = T, return x̂ at the last step."""
+"""Owns the few-step samplers of a distilled model: start at t = T, return x̂ at the last step."""
 
-import jax
-
-from cdd.diffusion.process import Level, Pair, compose
-from cdd.diffusion.samplers import loop
+from cdd.diffusion.process import Pair, compose
+from cdd.diffusion.samplers.sampler import Move, Sampler, noise
 
 
-def consistency(denoise, z, rng, **walk):
-  """Deterministic: ẑ_s of the predicted signal and the predicted noise. Arguments as `loop.run`."""
-  update = lambda pair, at_t, at_s, key: compose(pair, at_s)
-  return loop.run(update, denoise, z, rng, **walk)
+def consistency() -> Sampler:
+  """Deterministic: ẑ_s of the predicted signal and the predicted noise."""
+
+  def step(memory, move: Move):
+    return memory, compose(move.pair, move.at_s)
+
+  return Sampler(step, steps=4, few=True)
 
 
-def consistency_renoise(denoise, z, rng, **walk):
+def consistency_renoise() -> Sampler:
   """ẑ_s of the predicted signal and fresh noise (Song et al., 2023, Algorithm 1)."""
 
-  def update(pair: Pair, at_t: Level, at_s: Level, key: jax.Array) -> jax.Array:
-    return compose(Pair(pair.x, loop.noise(key, pair.x)), at_s)
+  def step(memory, move: Move):
+    fresh = Pair(move.pair.x, noise(move.key, move.pair.x))
+    return memory, compose(fresh, move.at_s)
 
-  return loop.run(update, denoise, z, rng, **walk)
+  return Sampler(step, steps=4, few=True)

@@ -16,7 +16,7 @@ class Concat(nnx.Module):
   zeros, both as in the reference. The adapter holds no parameter of its own.
   """
 
-  condition_space = 'unscaled_latent'
+  reads = dict(condition='unscaled_latent')
   copies_unet_below = None
 
   def __init__(self, config: UNetConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
@@ -48,4 +48,5 @@ class Concat(nnx.Module):
     return None
 
   def features(self, unet: Encoder, z: Array, index: Array, c: Condition, hints: None) -> Features:
-    return unet.encode(jnp.concatenate([z, c.image.astype(z.dtype)], axis=-1), index, c.text)
+    image = c.arrays['condition'].astype(z.dtype)
+    return unet.encode(jnp.concatenate([z, image], axis=-1), index, c.text)

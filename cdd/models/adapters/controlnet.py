@@ -5,7 +5,8 @@ from flax import nnx
 
 from cdd.core.registry import choose
 from cdd.core.types import Array, Condition
-from cdd.models.blocks import conv, silu
+from cdd.models.blocks import conv
+from cdd.models.ops.activations import silu
 from cdd.models.unet import Encoder, Features, UNetConfig, skip_channels
 
 
@@ -31,7 +32,7 @@ class HintNetwork(nnx.Module):
 class ControlNet(Encoder):
   """A copy of the encoder that sees z, t and the condition, added through zero convolutions."""
 
-  condition_space = 'pixel'
+  reads = dict(condition='pixel')
   copies_unet_below = ''
 
   def __init__(
@@ -63,7 +64,8 @@ class ControlNet(Encoder):
 
   def hints(self, c: Condition) -> Array:
     """The picture at the size of the latents; the reference makes it anew at every step."""
-    return self.controlnet_cond_embedding(c.image[..., ::-1] if self.flip else c.image)
+    image = c.arrays['condition']
+    return self.controlnet_cond_embedding(image[..., ::-1] if self.flip else image)
 
   def features(self, unet: Encoder, z: Array, index: Array, c: Condition, hints: Array) -> Features:
     features, new = unet.encode(z, index, c.text), self.encode(z, index, c.text, hint=hints)

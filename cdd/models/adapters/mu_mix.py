@@ -14,7 +14,7 @@ class MuMix(nnx.Module):
     mu: the mixing scalar, or one per level and one for the middle block.
   """
 
-  condition_space = 'latent'
+  reads = dict(condition='latent')
   copies_unet_below = 'encoder'
 
   def __init__(
@@ -35,8 +35,10 @@ class MuMix(nnx.Module):
 
   def hints(self, c: Condition) -> Features | None:
     """h_η(c): the features of the copy. Eq. 10 writes neither z nor t, so time is held at 0."""
-    held = jnp.zeros(c.image.shape[0], jnp.int32)
-    return None if self.sees_t else self.encoder.encode(c.image, held, c.text)
+    if self.sees_t:
+      return None
+    image = c.arrays['condition']
+    return self.encoder.encode(image, jnp.zeros(image.shape[0], jnp.int32), c.text)
 
   def features(
     self, unet: Encoder, z: Array, index: Array, c: Condition, hints: Features | None
@@ -44,7 +46,7 @@ class MuMix(nnx.Module):
     """Eq. 10 on every skip and on the middle block."""
     features = unet.encode(z, index, c.text)
     if self.sees_t:
-      hints = self.encoder.encode(c.image, index, c.text)
+      hints = self.encoder.encode(c.arrays['condition'], index, c.text)
     mu = jnp.broadcast_to(self.mu[...], (max(self.level_of_skip) + 2,))
     mix = lambda own, new, level: own + mu[level].astype(own.dtype) * (new - own)
     skips = map(mix, features.skips, hints.skips, self.level_of_skip)

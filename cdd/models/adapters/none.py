@@ -8,7 +8,7 @@ from cdd.models.unet import Encoder, Features, UNetConfig
 
 
 class NoAdapter(nnx.Module):
-  condition_space = 'none'
+  reads = {}
   copies_unet_below = None
 
   def __init__(self, config: UNetConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):

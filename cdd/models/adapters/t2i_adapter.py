@@ -106,7 +106,7 @@ class T2IAdapter(nnx.Module):
   initialise it to zero.
   """
 
-  condition_space = 'pixel'
+  reads = dict(condition='pixel')
   copies_unet_below = None
 
   def __init__(
@@ -136,7 +136,9 @@ class T2IAdapter(nnx.Module):
     self.adapter = Pyramid(pixels, channels, kind=kind, depth=depth, dtype=dtype, rngs=rngs)
 
   def hints(self, c: Condition) -> tuple[Array, ...]:
-    image = c.image.mean(-1, keepdims=True) if self.in_channels == 1 else c.image
+    image = c.arrays['condition']
+    if self.in_channels == 1:
+      image = image.mean(-1, keepdims=True)
     return self.adapter(unshuffle(image, self.factor))
 
   def features(

@@ -1,0 +1,136 @@
+"""Owns what every command line shares: flags, one-line errors, and configs found by name."""
+
+import importlib.util
+import re
+import runpy
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from cdd.core import runtime
+from cdd.core.errors import UserError
+
+FLAGS = flags.FLAGS
+PACKAGE = Path(__file__).parents[1]
+# Where the configs lie: in a checkout beside the package, in an installed package within it.
+PLACES = (PACKAGE.parent / 'configs', PACKAGE / 'configs')
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs a command after its flags are parsed; a UserError ends it with one line."""
+
+  def guarded(arguments: list[str]) -> None:
+    try:
+      if len(arguments) > 1:
+        raise UserError(f'Unexpected arguments {arguments[1:]}; every option starts with --.')
+      logging.set_verbosity(logging.WARNING)
+      runtime.configure()
+      main()
+    except UserError as error:
+      sys.exit(f'error: {error}')
+
+  app.run(guarded, flags_parser=parse)
+
+
+def define_config() -> None:
+  """Defines --config, and every field of it as --config.FIELD."""
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    "The experiment: a file, or one that ships by its name, with options after a colon: 'depth', "
+    "'depth:tiny', 'configs/depth.py:small,method=finetune'. --config.FIELD=VALUE sets a field.",
+  )
+  flags.mark_flag_as_required('config')
+
+
+def parse(arguments: list[str]) -> list[str]:
+  """The flags; a mistake in them is one line that names it and the choices."""
+  try:
+    return FLAGS(resolved(arguments))
+  except (UserError, flags.Error) as error:
+    return sys.exit(f'error: {error}')
+
+
+def resolved(arguments: list[str]) -> list[str]:
+  """The arguments with the config's path in place of its name, all fields known to exist.
+
+  Raises:
+    UserError: there is no such config, option or field; ml_collections would say less.
+  """
+  given = re.search(r'(?:^|\n)--?config[=\n]([^\n]*)', '\n'.join(arguments))
+  if not given:
+    return arguments
+  name, colon, option = given[1].partition(':')
+  path = find(name)
+  config = load(path, option if colon else None)
+  for argument in arguments:
+    if field := re.match(r'--?(?:no)?config[.]([^=]*)', argument):
+      check_field(config, field[1].split('.'))
+  return [replaced(argument, given[1], f'{path}{colon}{option}') for argument in arguments]
+
+
+def replaced(argument: str, old: str, new: str) -> str:
+  """`--config=OLD`, or the OLD that follows `--config`, with NEW in its place."""
+  match = re.fullmatch(rf'((?:--?config=)?){re.escape(old)}', argument)
+  return match[1] + new if match else argument
+
+
+def find(name: str) -> Path:
+  """The file of a config: at that path, or the one of that name that ships.
+
+  Raises:
+    UserError: there is none.
+  """
+  if name.endswith('.py') and Path(name).is_file():
+    return Path(name)
+  for folder in PLACES:
+    path = folder / (Path(name).name.removesuffix('.py') + '.py')
+    if path.is_file() and 'def get_config' in path.read_text():
+      return path
+  raise UserError(f'There is no config {name!r}; choose one of {shipped()}, or write one.')
+
+
+def shipped() -> list[str]:
+  """The names of the configs that ship."""
+  files = [path for folder in PLACES for path in folder.glob('*.py')]
+  return sorted({path.stem for path in files if 'def get_config' in path.read_text()})
+
+
+def load(path: Path, option: str | None = None) -> ConfigDict:
+  """The config of a file.
+
+  Raises:
+    UserError: the file is no config, or there is no such option.
+  """
+  make_importable()
+  make = runpy.run_path(str(path)).get('get_config')
+  if make is None:
+    raise UserError(f'{str(path)!r} is not a config: it has no function `get_config`.')
+  try:
+    return make() if option is None else make(option)
+  except ValueError as error:
+    raise UserError(str(error)) from error
+
+
+def make_importable() -> None:
+  """Lets configs import what they share as `configs.NAME`, from wherever the package lies."""
+  if 'configs' in sys.modules or importlib.util.find_spec('configs'):
+    return
+  package = types.ModuleType('configs')
+  package.__path__ = [str(folder) for folder in PLACES if folder.is_dir()]
+  sys.modules['configs'] = package
+
+
+def check_field(config: ConfigDict, names: list[str]) -> None:
+  """Follows the fields as far as they are mappings; a UserError names one that is unknown."""
+  for depth, name in enumerate(names):
+    if not isinstance(config, ConfigDict):
+      return
+    if name not in config:
+      where = '.'.join(['config', *names[:depth]])
+      raise UserError(f'Unknown field {name!r} of {where}; choose one of {sorted(config)}.')
+    config = config[name]

@@ -1,0 +1,25 @@
+"""Owns what a task is, and how a picture of a user becomes an array."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+
+def as_rgb(picture: Image.Image) -> np.ndarray:
+  """A picture as float32 [H, W, 3] in [0, 1]."""
+  return np.asarray(picture.convert('RGB'), np.float32) / 255
+
+
+class Task(NamedTuple):
+  """What the model is to do.
+
+  Attributes:
+    draw: (example, rng) -> dict(image, caption, and what the adapter reads, as `condition`), the
+      arrays float32 [H, W, 3] in [0, 1].
+    from_picture: a user's picture -> the condition [H, W, 3] in [0, 1], when sampling.
+  """
+
+  draw: Callable[[dict, np.random.Generator], dict]
+  from_picture: Callable[[Image.Image], np.ndarray] = as_rgb

@@ -1,0 +1,106 @@
+"""Owns how frozen networks and an adapter become the networks of a run."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cdd.core import trees
+from cdd.core.types import Params
+from cdd.diffusion import schedules
+from cdd.models import components, functional
+from cdd.models.adapted import Adapted
+from cdd.models.adapters import ADAPTERS
+from cdd.models.adapters.adapter import Spec
+from cdd.models.networks import Networks
+from cdd.models.unet import UNetConfig, rematerialized
+
+
+def assemble(
+  configs: Mapping[str, Any],
+  params: Params,
+  scheduler: Mapping[str, Any],
+  adapter: Spec | None,
+  loaded: Params | None = None,
+  *,
+  dtype=jnp.float32,
+  remat: bool = False,
+) -> tuple[Networks, Params]:
+  """The networks of a pretrained model with an adapter, and the parameters that come with it.
+
+  Args:
+    configs: component -> its config.
+    params: the pretrained parameters.
+    scheduler: the fields of scheduler_config.json.
+    adapter: None where there is no U-Net.
+    loaded: the adapter's weights; freshly initialised if None.
+    dtype: what the networks compute in.
+    remat: whether the backward pass computes the U-Nets' layers anew.
+
+  Returns:
+    The networks, and the parameters that are not the pretrained ones: 'adapter.*' and what
+    replaces some of 'unet.*'.
+  """
+  configs, added, apply, reads = dict(configs), {}, {}, {}
+  if adapter is not None:
+    make, configs['unet'], added = with_adapter(adapter, loaded, configs['unet'], params, dtype)
+    module = nnx.eval_shape(lambda: rematerialized(make()) if remat else make())
+    apply['unet'], reads = functional.bind(module)[0], module.adapter.reads
+  for component in configs.keys() - apply.keys():
+    make = partial(components.make, component, configs[component], dtype=dtype)
+    apply[component] = functional.abstract(make)[0]
+  vae = configs['vae']
+  networks = Networks(
+    adapted=apply.get('unet'),
+    vae=apply['vae'],
+    text_encoder=apply.get('text_encoder'),
+    text_encoder_2=apply.get('text_encoder_2'),
+    schedule=schedules.from_diffusers(scheduler),
+    prediction=scheduler.get('prediction_type', 'epsilon'),
+    scale=vae.scaling_factor,
+    shift=vae.shift_factor or 0.0,
+    factor=vae.factor,
+    channels=vae.latent_channels,
+    reads=reads,
+  )
+  return networks, added
+
+
+def with_adapter(
+  adapter: Spec, loaded: Params | None, unet: UNetConfig, params: Params, dtype
+) -> tuple[Callable[[], nnx.Module], UNetConfig, Params]:
+  """A U-Net with its adapter.
+
+  Args:
+    unet, params: the config of the pretrained U-Net, and the pretrained parameters.
+
+  Returns:
+    A function that makes the module; the config of its U-Net, which may have become wider; and the
+    parameters that are not the pretrained ones.
+  """
+  kind = ADAPTERS[adapter.name]
+  make = lambda: kind(adapter.unet, dtype=dtype, rngs=functional.Keys(1), **adapter.settings)
+  if not hasattr(kind, 'prepare'):
+    added = trees.prefixed(loaded, 'adapter') if loaded else initial(kind, make, params)
+  elif loaded:
+    unet, added = adapter.unet, trees.prefixed(loaded, 'unet')
+  else:
+    unet, prepared = kind.prepare(unet, params)
+    added = {path: leaf for path, leaf in prepared.items() if leaf is not params.get(path)}
+  module = lambda: Adapted(components.make('unet', unet, dtype=dtype), make())
+  return module, unet, added
+
+
+def initial(kind: type, make: Callable[[], nnx.Module], params: Params) -> Params:
+  """An adapter's first parameters: copies of the U-Net's encoder (§4.1), the rest as it is made."""
+  copied = {}
+  if kind.copies_unet_below is not None:
+    start = len(kind.copies_unet_below) + bool(kind.copies_unet_below)
+    twins = {path: 'unet.' + path[start:] for path in functional.abstract(make)[1]}
+    copied = {path: params[twin] for path, twin in twins.items() if twin in params}
+  fresh = lambda: {k: leaf for k, leaf in functional.bind(make())[1].items() if k not in copied}
+  return trees.prefixed(copied | jax.tree.map(np.asarray, jax.jit(fresh)()), 'adapter')

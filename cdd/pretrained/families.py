@@ -1,0 +1,96 @@
+"""Owns what each component of a diffusers folder is on disk: files, classes and fields."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cdd.models.components import COMPONENTS as NETWORKS
+from cdd.pretrained import supported
+
+
+class Component(NamedTuple):
+  """A component of a diffusers folder.
+
+  Attributes:
+    stem: its weight file without the suffix.
+    library, name: its class in model_index.json and in its config.json.
+    check: raises UserError for fields of a config.json that our class does not follow.
+    older: patterns of keys in older files, and what they are today.
+    extra: config -> the fields of a new config.json that the reference needs and ours does not.
+  """
+
+  stem: str
+  library: str
+  name: str
+  check: Callable[[Mapping[str, Any]], None]
+  older: tuple[tuple[str, str], ...]
+  extra: Callable[[Any], dict[str, Any]]
+
+
+def _of_text(name: str) -> Component:
+  extra = lambda config: dict(
+    model_type='clip_text_model',
+    architectures=(name,),
+    bos_token_id=config.eos_token_id - 1,
+    pad_token_id=config.eos_token_id,
+  )
+  # transformers 5 writes CLIPTextModel without the prefix that the hub's files have.
+  older = ((r'^(embeddings|encoder|final_layer_norm)\.', r'text_model.\1.'),)
+  return Component('model', 'transformers', name, supported.text_encoder, older, extra)
+
+
+COMPONENTS = dict(
+  unet=Component(
+    'diffusion_pytorch_model',
+    'diffusers',
+    'UNet2DConditionModel',
+    supported.unet,
+    (),
+    lambda config: dict(mid_block_type='UNetMidBlock2DCrossAttn', act_fn='silu'),
+  ),
+  vae=Component(
+    'diffusion_pytorch_model',
+    'diffusers',
+    'AutoencoderKL',
+    supported.vae,
+    tuple(
+      (rf'(mid_block\.attentions\.0)\.{old}\.', rf'\1.{new}.')
+      for old, new in dict(query='to_q', key='to_k', value='to_v', proj_attn='to_out.0').items()
+    ),
+    lambda config: dict(
+      act_fn='silu',
+      down_block_types=('DownEncoderBlock2D',) * len(config.block_out_channels),
+      up_block_types=('UpDecoderBlock2D',) * len(config.block_out_channels),
+    ),
+  ),
+  text_encoder=_of_text('CLIPTextModel'),
+  text_encoder_2=_of_text('CLIPTextModelWithProjection'),
+)
+TOKENIZERS = ('tokenizer', 'tokenizer_2')
+# The pipeline of a U-Net by the number of channels that it reads beside z.
+PIPELINES = {0: '', 4: 'InstructPix2Pix', 5: 'Inpaint'}
+
+
+def parse(component: str, fields: Mapping[str, Any]):
+  """Our config from the fields of a config.json.
+
+  Raises:
+    UserError: a field asks for what our network does not do.
+  """
+  COMPONENTS[component].check(fields)
+  kind = NETWORKS[component].config
+  frozen = lambda value: tuple(map(frozen, value)) if isinstance(value, list) else value
+  return kind(**{name: frozen(fields[name]) for name in kind._fields if name in fields})
+
+
+def written(component: str, config, read: Mapping[str, Any], dtype) -> dict[str, Any]:
+  """The fields of a config.json: those that were read, and what is new or has changed since."""
+  if read:
+    was = parse(component, read)._asdict()
+    changed = {name: value for name, value in config._asdict().items() if value != was[name]}
+    kinds = [name for name in ('dtype', 'torch_dtype') if name in read and dtype]
+    return {**read, **changed, **dict.fromkeys(kinds, np.dtype(dtype).name)}
+  entry = COMPONENTS[component]
+  fields = dict(config._asdict(), _class_name=entry.name, **entry.extra(config))
+  return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,76 @@
+"""Owns the one way from a path or a name to a model: a folder, a run, what ships, or the hub's."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cdd import assets
+from cdd.core.errors import UserError
+from cdd.core.registry import choose
+from cdd.pretrained import hub, trained, weights
+
+
+class Found(NamedTuple):
+  """Where a model lies, and what kind it is of.
+
+  Attributes:
+    path: the folder of a pipeline or an adapter; a single file; the workdir of a run.
+    config: the config of a run, as a dict; None for anything else.
+    weights: the trained parameters of a run; None for anything else.
+    adapter: whether the folder holds a single network, an adapter.
+  """
+
+  path: Path
+  config: dict[str, Any] | None = None
+  weights: Path | None = None
+  adapter: bool = False
+
+
+def locate(source: str | Path, *, variant: str | None = None) -> Found:
+  """Looks for a model.
+
+  Args:
+    source: 'packaged', the prior that ships; 'packaged:depth' and the like, the models that ship; a
+      diffusers folder, or an adapter's; a run's workdir or its export/; a file; or 'owner/name'
+      of the hub, which is downloaded.
+    variant: of the hub's weight files, such as 'fp16'.
+
+  Raises:
+    UserError: there is no such packaged model, the hub does not give it, or it is a run that has
+      not ended.
+  """
+  source = str(source)
+  if source == 'packaged':
+    return Found(assets.PRIOR)
+  if source.startswith('packaged:'):
+    path = choose(assets.trained(), source.removeprefix('packaged:'), 'packaged model')
+    return Found(path.parent, weights.read_json(path.with_suffix('.json')), path)
+  folder = Path(source)
+  if not folder.exists() and hub.is_id(source):
+    folder = hub.download(source, variant=variant)
+  for place in (folder / 'export', folder):
+    if (place / trained.NAME).exists() and (place / 'config.json').exists():
+      workdir = place.parent if place.name == 'export' else place
+      return Found(workdir, weights.read_json(place / 'config.json'), place / trained.NAME)
+    if (place / 'model_index.json').exists():
+      return Found(place)
+  fields = weights.read_json(folder / 'config.json') if (folder / 'config.json').exists() else {}
+  if 'trainable' in fields:
+    raise UserError(f'The run {source} has no export/{trained.NAME}: it has not ended yet.')
+  return Found(folder, adapter='_class_name' in fields)
+
+
+def pipeline(source: str | Path, *, variant: str | None = None) -> Path:
+  """The folder of a text-to-image pipeline.
+
+  Raises:
+    UserError: there is none.
+  """
+  found = locate(source, variant=variant)
+  if found.config is not None:
+    raise UserError(f'{source} is a run, not a text-to-image pipeline in a diffusers folder.')
+  if not found.path.is_dir():
+    raise UserError(
+      f"There is no pretrained model at {str(source)!r}. It should be a diffusers folder, a hub's "
+      "owner/name, or 'packaged'."
+    )
+  return found.path

@@ -1,0 +1,62 @@
+"""Owns the lists of a batch: one prompt, condition or seed goes with all of the others."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cdd.core.errors import UserError
+
+
+def spread(given: dict[str, Any]) -> dict[str, list]:
+  """Lists of one length: what is given once goes with all of the others; seed s means s, s + 1...
+
+  Raises:
+    UserError: two lists of more than one are of different lengths.
+  """
+  lists = {name: [v] if _is_one(v) else list(v) for name, v in given.items()}
+  counts = {name: len(values) for name, values in lists.items() if len(values) != 1}
+  count = max([1, *counts.values()])
+  if any(length != count for length in counts.values()):
+    what = ', '.join(f'{length} {name}' for name, length in counts.items())
+    raise UserError(f'One of each, or as many as images: {what} were given.')
+  if isinstance(given.get('seeds'), int):
+    lists['seeds'] = [given['seeds'] + index for index in range(count)]
+  return {name: values * (count if len(values) == 1 else 1) for name, values in lists.items()}
+
+
+def _is_one(value: Any) -> bool:
+  return value is None or isinstance(value, (str, int)) or getattr(value, 'ndim', None) == 3
+
+
+def shape_of(condition: Sequence[np.ndarray | None]) -> tuple[int, int] | None:
+  """(height, width) of the condition images, or None without; a UserError if they differ."""
+  shapes = {np.shape(image) for image in condition}
+  if shapes == {()}:
+    return None
+  if len(shapes) > 1 or len(min(shapes)) != 3 or min(shapes)[2] != 3:
+    raise UserError(f'The condition images should be alike, [H, W, 3], not {sorted(shapes)}.')
+  return min(shapes)[:2]
+
+
+def multiple(sides: tuple[int, ...], unit: int, what: str) -> None:
+  """A UserError if a side is not a multiple of `unit`."""
+  if any(side < unit or side % unit for side in sides):
+    named = ' x '.join(map(str, sides))
+    raise UserError(f'The {what} of {named} pixels has to be a multiple of {unit}.')
+
+
+def noise(seeds: Sequence[int], shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+  """(z [b, *shape], keys [b]): what a sampler starts from and draws from, per image."""
+  keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(jnp.asarray(seeds))
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys[:, 0]), keys[:, 1]
+
+
+def fitting(latents: Sequence[np.ndarray], z: jax.Array) -> np.ndarray:
+  """Latents of a caller in place of z; a UserError if their shape is another."""
+  latents = np.stack(latents).astype(np.float32)
+  if latents.shape != z.shape:
+    raise UserError(f'The latents are {latents.shape}; these images need {z.shape}.')
+  return latents
