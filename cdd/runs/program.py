@@ -1,0 +1,64 @@
+"""Owns the compiled step of a run: what is trained, the first state, and one update."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from cdd.core import trees
+from cdd.core.registry import bind
+from cdd.core.types import Params
+from cdd.models.networks import Networks
+from cdd.runs.objective import objective
+from cdd.training import checkpoint, sharding
+from cdd.training import state as states
+from cdd.training import step as steps
+from cdd.training.optimizer import OPTIMIZERS
+from cdd.training.targets import TARGETS
+
+
+class Program(NamedTuple):
+  """A compiled training step.
+
+  Attributes:
+    create: the trainable parameters -> the state before the first update.
+    abstract: the state's shapes with their shardings, for restoring.
+    update: (state, frozen, batch, rng) -> (state, metrics); donates the state.
+  """
+
+  create: Callable
+  abstract: Any
+  update: Callable
+
+
+def program(config, networks: Networks, train: Params, mesh) -> Program:
+  """The step of a config; nothing is compiled before it is called.
+
+  Args:
+    train: the trainable parameters, or their shapes alone (cdd.plan).
+  """
+  optimizer = bind(OPTIMIZERS, config.optimizer, 'optimizer')(steps=config.steps)
+  follow = bind(TARGETS, config.target, 'target')
+  has_copy = bool(jax.eval_shape(follow, train, train, 0))
+  create = lambda params: states.create(params, optimizer, has_copy=has_copy)
+  shapes = jax.eval_shape(create, train)
+  places = sharding.of_state(shapes, mesh, config.sharding)
+  update = steps.make(objective(config, networks), optimizer, follow, accumulate=config.accumulate)
+  return Program(
+    jax.jit(create, out_shardings=places),
+    checkpoint.abstract(shapes, places),
+    jax.jit(update, donate_argnums=0, out_shardings=(places, None)),
+  )
+
+
+def divide(config, everything: Params) -> tuple[Params, Params]:
+  """(trainable, frozen) by the patterns of `config.trainable`.
+
+  A method that predicts with the pretrained network (Figure 5) gets a frozen copy of it besides,
+  below 'teacher.'.
+  """
+  groups = trees.labelled(config.trainable, everything)
+  train, frozen = groups['train'], groups['freeze']
+  if dict(config.method.get('predictor', {})).get('name') == 'teacher':
+    frozen = {**frozen, **trees.prefixed(train, 'teacher')}
+  return train, frozen

@@ -1,0 +1,99 @@
+"""Owns the data of a run: training batches, held-out batches, and latents that are encoded ahead."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cdd.core import trees
+from cdd.core.registry import bind
+from cdd.data import SOURCES, TASKS, cache, pipeline
+from cdd.models.networks import Networks
+
+
+class Stream(NamedTuple):
+  """Where examples come from, and what becomes of each: (example, rng) -> dict of arrays."""
+
+  source: object
+  draw: Callable
+
+
+def training(config) -> Stream:
+  """The examples that a run trains on."""
+  task = bind(TASKS, config.data.task, 'task')()
+  return Stream(bind(SOURCES, config.data.source, 'source')(), task.draw)
+
+
+def captions(source, most: int = 4000):
+  """The captions of the first examples, for a new tokenizer."""
+  return (source[index]['caption'] for index in range(min(most, len(source))))
+
+
+def batches(config, stream: Stream, tokenize: Callable) -> pipeline.Batches:
+  """The training batches of this process."""
+  return pipeline.Batches(
+    stream.source,
+    stream.draw,
+    tokenize,
+    batch_size=config.data.batch_size,
+    seed=config.seed,
+    caption_dropout=config.data.caption_dropout,
+    threads=config.data.threads,
+    workers=config.data.workers,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+def held_out(config, tokenize: Callable, count: int, batch_size: int) -> list[dict]:
+  """The first held-out examples in fixed batches, the same for every seed of the run."""
+  task = bind(TASKS, config.data.task, 'task')()
+  source = bind(SOURCES, config.data.held_out, 'source')()
+  return pipeline.held_out(
+    source, task.draw, tokenize, batch_size=batch_size, seed=0, count=count
+  )
+
+
+def as_uint8(images: np.ndarray) -> np.ndarray:
+  """Pixels in [0, 1] as they are written to a cache."""
+  return np.round(255 * images).astype(np.uint8)
+
+
+def encoded(settings, stream: Stream, networks: Networks, prior, folder: Path) -> Stream:
+  """The first `settings.cache` examples, encoded once and written below `folder`.
+
+  Runs with the same data and the same autoencoder share what was encoded; process 0 encodes.
+  """
+  params = trees.prefixed(trees.select(prior.params, 'vae'), 'vae')
+  folder = folder / digest(settings, networks, params)[:16]
+  encode = partial(jax.jit(networks.encode), params)
+  of_space = dict(latent=encode, unscaled_latent=encode, pixel=as_uint8)
+  encoders = {name: of_space[space] for name, space in networks.reads.items()}
+  if jax.process_index() == 0 and not folder.exists():
+    cache.write(
+      folder,
+      stream.source,
+      stream.draw,
+      dict(image=encode, **encoders),
+      count=settings.cache,
+      threads=settings.threads,
+      workers=settings.workers,
+    )
+  multihost_utils.sync_global_devices('latents')
+  return Stream(cache.Latents(folder), lambda example, rng: example)
+
+
+def digest(settings, networks: Networks, params) -> str:
+  """Tells apart caches of other data, of other spaces and of other autoencoders."""
+  fields = {name: settings.to_dict()[name] for name in ('source', 'task', 'cache')}
+  fields |= dict(reads=dict(networks.reads), scale=networks.scale, shift=networks.shift)
+  total = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+  for path in sorted(params):
+    total.update(params[path].tobytes())
+  return total.hexdigest()
