@@ -1,10 +1,18 @@
+import atexit
 import os
+import shutil
+import tempfile
 
 from cdd.core import runtime
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # The networks of the tests are tiny: compiling them would take most of the time.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  # One cache of programs for a run of the suite: its workers and the commands that tests start.
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='cdd_tests_')
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
+  atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 runtime.configure()
 
 import jax  # noqa: E402

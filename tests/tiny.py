@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from cdd.core import trees
 from cdd.data import tokens
 from cdd.data.scenes import Scenes
-from cdd.models import functional
-from cdd.pretrained import diffusers
+from cdd.models import components, functional
+from cdd.pretrained import diffusers, families
 
 ROOT = Path(__file__).parents[1]
 SIZE = 32
@@ -51,8 +51,8 @@ def prior(folder: Path) -> Path:
   text['vocab_size'] = tokens.Tokenizer(folder / 'tokenizer').size
   configs, params = {}, {}
   for component, fields in dict(unet=UNET, vae=VAE, text_encoder=text).items():
-    configs[component] = diffusers.parse(component, fields)
-    make = functools.partial(diffusers.make, component, configs[component])
+    configs[component] = families.parse(component, fields)
+    make = functools.partial(components.make, component, configs[component])
     params.update(trees.prefixed(functional.abstract(make)[1], component))
   rng = np.random.default_rng(0)
   params = {path: values(rng, path, leaf.shape) for path, leaf in params.items()}
