@@ -10,10 +10,8 @@ import tiny
 
 from cdd.core.errors import UserError
 from cdd.core.registry import bind
-from cdd.data import SOURCES, TASKS
-from cdd.data import cache as latents
-from cdd.runs import experiment as build
-from cdd.runs import loop as train
+from cdd.data import SOURCES, TASKS, cache
+from cdd.runs import experiment, loop
 
 
 @pytest.fixture
@@ -26,11 +24,11 @@ def config(prior):
 
 
 def test_latents_encoded_ahead_are_those_encoded_online_within_float16(config, tmp_path):
-  run = build.experiment(config, tmp_path / 'run')
+  run = experiment.experiment(config, tmp_path / 'run')
   (folder,) = (tmp_path / 'latents').glob('*/')
-  kept = latents.Latents(folder)
+  kept = cache.Latents(folder)
   source = bind(SOURCES, config.data.source, 'source')()
-  task = bind(TASKS, config.data.task, 'task')()
+  task = bind(TASKS, config.data.task, 'task')().draw
   examples = [task(source[i], np.random.default_rng((0, i))) for i in range(6)]
   encode = jax.jit(run.networks.encode)
   assert len(kept) == 6
@@ -43,11 +41,11 @@ def test_latents_encoded_ahead_are_those_encoded_online_within_float16(config, t
 
 
 def test_a_run_with_a_cache_trains_and_a_second_run_reads_the_same_latents(config, tmp_path):
-  train.run(config, tmp_path / 'one')
+  loop.run(config, tmp_path / 'one')
   (folder,) = (tmp_path / 'latents').glob('*/')
   written = (folder / 'image.npy').stat().st_mtime_ns
   config.seed = 1
-  train.run(config, tmp_path / 'two')
+  loop.run(config, tmp_path / 'two')
   assert list((tmp_path / 'latents').glob('*/')) == [folder]
   assert (folder / 'image.npy').stat().st_mtime_ns == written
   for name in ('one', 'two'):
@@ -73,14 +71,14 @@ def test_latents_are_there_whole_or_not_at_all(tmp_path):
       raise RuntimeError('the second batch')
     return images[:, :2, :2]
 
-  write = lambda: latents.write(
+  write = lambda: cache.write(
     folder, SOURCE, lambda x, rng: x, dict(image=encode), count=7, batch_size=4
   )
   with pytest.raises(RuntimeError, match='the second batch'):
     write()
   assert not folder.exists()
   write()
-  kept = latents.Latents(folder)
+  kept = cache.Latents(folder)
   # The last batch is filled up to the one shape and cut again.
   assert calls == [4, 4, 4, 4] and len(kept) == 7
   for index in range(7):
@@ -90,8 +88,8 @@ def test_latents_are_there_whole_or_not_at_all(tmp_path):
 
 def test_whole_numbers_are_kept_exactly_and_read_as_pixels(tmp_path):
   pixels = lambda images: np.round(255 * images).astype(np.uint8)
-  latents.write(tmp_path / 'a', SOURCE, lambda x, rng: x, dict(image=pixels), count=8)
-  read = latents.Latents(tmp_path / 'a')[3]['image']
+  cache.write(tmp_path / 'a', SOURCE, lambda x, rng: x, dict(image=pixels), count=8)
+  read = cache.Latents(tmp_path / 'a')[3]['image']
   expected = np.full((4, 4, 3), round(255 * 3 / 8) / 255, np.float32)
   assert read.dtype == np.float32
   np.testing.assert_allclose(read, expected, rtol=1e-6)
@@ -99,7 +97,7 @@ def test_whole_numbers_are_kept_exactly_and_read_as_pixels(tmp_path):
 
 def test_a_cache_longer_than_its_source_is_refused(tmp_path):
   with pytest.raises(UserError, match=r'Cannot encode 9 of 8 examples \(data.cache\)'):
-    latents.write(tmp_path / 'a', SOURCE, lambda x, rng: x, {}, count=9)
+    cache.write(tmp_path / 'a', SOURCE, lambda x, rng: x, {}, count=9)
 
 
 def mean(images):
@@ -112,7 +110,7 @@ def same(example, rng):
 
 def test_worker_processes_encode_what_threads_encode(tmp_path):
   for name, workers in (('alone', 0), ('helped', 2)):
-    latents.write(
+    cache.write(
       tmp_path / name, SOURCE, same, dict(image=mean), count=7, batch_size=2, workers=workers
     )
   for name in ('image.npy', 'captions.json'):
@@ -128,18 +126,18 @@ def test_of_two_runs_at_once_one_encodes_and_the_other_waits(tmp_path):
     time.sleep(0.2)
     return mean(images)
 
-  write = lambda: latents.write(tmp_path / 'a', SOURCE, same, dict(image=slow), count=8)
+  write = lambda: cache.write(tmp_path / 'a', SOURCE, same, dict(image=slow), count=8)
   first = threading.Thread(target=write)
   first.start()
   assert entered.wait(30)
   write()
   first.join()
-  assert len(calls) == 1 and len(latents.Latents(tmp_path / 'a')) == 8
+  assert len(calls) == 1 and len(cache.Latents(tmp_path / 'a')) == 8
 
 
 def test_a_worker_is_sent_the_place_of_latents_alone(tmp_path):
-  latents.write(tmp_path / 'a', SOURCE, same, dict(image=mean), count=8)
-  kept = latents.Latents(tmp_path / 'a')
+  cache.write(tmp_path / 'a', SOURCE, same, dict(image=mean), count=8)
+  kept = cache.Latents(tmp_path / 'a')
   sent = pickle.dumps(kept)
   assert len(sent) < 300
   np.testing.assert_array_equal(pickle.loads(sent)[5]['image_latents'], kept[5]['image_latents'])

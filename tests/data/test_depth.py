@@ -16,19 +16,19 @@ def example(values):
 
 def test_metric_depth_is_inverted_and_stretched_to_near_one_far_zero():
   metres = [[1.0, 2.0], [4.0, 8.0]]
-  out = depth(depth_kind='metric')(example(metres), RNG)
+  out = depth(depth_kind='metric').draw(example(metres), RNG)
   expected = [[(1 / d - 1 / 8) / (1 - 1 / 8) for d in row] for row in metres]
   np.testing.assert_allclose(out['condition'][..., 0], expected, atol=1e-6)
   assert out['condition'][0, 0, 0] == 1 and out['condition'][1, 1, 0] == 0
 
 
 def test_inverse_depth_is_only_stretched():
-  out = depth(depth_kind='inverse')(example([[-1.0, 0.0, 3.0]]), RNG)
+  out = depth(depth_kind='inverse').draw(example([[-1.0, 0.0, 3.0]]), RNG)
   np.testing.assert_allclose(out['condition'][0, :, 0], [0, 0.25, 1])
 
 
 def test_the_condition_is_three_equal_channels_of_float32():
-  out = depth()(Scenes(size=(24, 32))[0], RNG)
+  out = depth().draw(Scenes(size=(24, 32))[0], RNG)
   condition = out['condition']
   assert condition.shape == (24, 32, 3) and condition.dtype == np.float32
   assert set(out) == {'image', 'condition', 'caption'}
@@ -38,7 +38,7 @@ def test_the_condition_is_three_equal_channels_of_float32():
 
 def test_nearer_points_are_brighter():
   scene = Scenes(size=32)[3]
-  condition = depth()(scene, RNG)['condition'][..., 0]
+  condition = depth().draw(scene, RNG)['condition'][..., 0]
   order = np.argsort(scene['depth'], axis=None)
   assert (np.diff(condition.ravel()[order]) <= 0).all()
 
@@ -46,26 +46,26 @@ def test_nearer_points_are_brighter():
 @pytest.mark.parametrize('kind', ['metric', 'inverse'])
 @pytest.mark.parametrize('percentiles', [None, (2, 98)])
 def test_a_constant_depth_gives_zeros_and_not_a_division_by_zero(kind, percentiles):
-  out = depth(depth_kind=kind, percentiles=percentiles)(example(np.full((4, 4), 3.0)), RNG)
+  out = depth(depth_kind=kind, percentiles=percentiles).draw(example(np.full((4, 4), 3.0)), RNG)
   assert (out['condition'] == 0).all()
 
 
 def test_percentiles_keep_one_outlier_from_flattening_the_rest():
   values = np.linspace(1, 2, 400).reshape(20, 20)
   values[0, 0] = 1000
-  plain = depth(depth_kind='inverse')(example(values), RNG)['condition']
-  robust = depth(depth_kind='inverse', percentiles=(2, 98))(example(values), RNG)['condition']
+  plain = depth(depth_kind='inverse').draw(example(values), RNG)['condition']
+  robust = depth(depth_kind='inverse', percentiles=(2, 98)).draw(example(values), RNG)['condition']
   assert np.ptp(plain[1:]) < 0.01 and np.ptp(robust[1:]) > 0.9
   assert robust.min() == 0 and robust.max() == 1
 
 
 def test_an_infinitely_far_sky_is_zero():
-  out = depth()(example([[1.0, np.inf]]), RNG)
+  out = depth().draw(example([[1.0, np.inf]]), RNG)
   np.testing.assert_array_equal(out['condition'][0, :, 0], [1, 0])
 
 
 def test_a_trailing_channel_of_one_is_accepted():
-  assert depth()(example(np.ones((4, 5, 1))), RNG)['condition'].shape == (4, 5, 3)
+  assert depth().draw(example(np.ones((4, 5, 1))), RNG)['condition'].shape == (4, 5, 3)
 
 
 def test_bad_settings_and_bad_depths_are_named():
@@ -74,10 +74,10 @@ def test_bad_settings_and_bad_depths_are_named():
   with pytest.raises(ValueError, match='percentiles'):
     depth(percentiles=(98, 2))
   with pytest.raises(ValueError, match='must be positive'):
-    depth()(example([[1.0, 0.0]]), RNG)
+    depth().draw(example([[1.0, 0.0]]), RNG)
   with pytest.raises(ValueError, match='must be positive'):
-    depth()(example([[1.0, np.nan]]), RNG)
+    depth().draw(example([[1.0, np.nan]]), RNG)
   with pytest.raises(ValueError, match='must be finite'):
-    depth(depth_kind='inverse')(example([[1.0, np.nan]]), RNG)
+    depth(depth_kind='inverse').draw(example([[1.0, np.nan]]), RNG)
   with pytest.raises(ValueError, match='must agree'):
-    depth()(example(np.ones((4, 4))) | dict(depth=np.ones((4, 5))), RNG)
+    depth().draw(example(np.ones((4, 4))) | dict(depth=np.ones((4, 5))), RNG)

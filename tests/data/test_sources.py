@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from cdd import assets
 from cdd.core.errors import UserError
-from cdd.data import sources
-from cdd.data import transforms as crops
+from cdd.data import sources, transforms
+from cdd.data.sources import pictures
 
 # One colour per picture: a crop tells which picture it is from.
 COLOURS = {'red.png': (200, 10, 10), 'green.png': (10, 200, 10), 'blue.png': (10, 10, 200)}
@@ -97,25 +98,25 @@ def test_a_photograph_taken_upright_stands_upright(tmp_path):
   exif[ExifTags.Base.Orientation] = 6
   for name in ('a.jpg', 'a.png', 'a.webp'):
     Image.fromarray(lying).save(tmp_path / name, exif=exif, quality=95)
-    chosen = crops.picture(tmp_path / name, '', 8)
+    chosen = pictures.picture(tmp_path / name, '', 8)
     assert chosen.sizes == [(16, 24)]
-    upright = crops.level(chosen.path, chosen.sizes[0])
+    upright = pictures.level(chosen.path, chosen.sizes[0])
     assert upright.shape == (24, 16, 3)
     assert upright[:11].min() > 230 and upright[13:].max() < 25
 
 
 def test_levels_are_the_image_and_smaller_ones_that_differ_and_leave_room():
   sides = [(2400, 1200), (1200, 600), (800, 400), (533, 266), (356, 178), (237, 118)]
-  assert crops.sizes(2400, 1200, 64) == sides
-  assert crops.sizes(1000, 1250, 400) == [(1000, 1250), (640, 800), (426, 533)]
-  assert crops.sizes(100, 90, 90) == [(100, 90)]
+  assert transforms.sizes(2400, 1200, 64) == sides
+  assert transforms.sizes(1000, 1250, 400) == [(1000, 1250), (640, 800), (426, 533)]
+  assert transforms.sizes(100, 90, 90) == [(100, 90)]
 
 
 def test_a_source_holds_no_pixels_and_its_crops_do_not_depend_on_what_is_kept():
   source = sources.photos(split='train', size=16)
   assert len(pickle.dumps(source)) < 20_000  # What each worker gets.
   kept = [source[i]['image'] for i in range(8)]
-  crops.level.cache.clear()
+  pictures.level.cache.clear()
   assert all(np.array_equal(source[i]['image'], kept[i]) for i in reversed(range(8)))
 
 
@@ -133,10 +134,10 @@ def test_a_bad_row_of_the_metadata_is_named_by_its_line(tmp_path):
 
 
 def test_the_packaged_photographs_of_the_two_splits_are_disjoint():
-  rows = [json.loads(row) for row in (sources.PHOTOS / 'metadata.jsonl').read_text().splitlines()]
+  rows = [json.loads(row) for row in (assets.PHOTOS / 'metadata.jsonl').read_text().splitlines()]
   names = lambda split: {row['file_name'] for row in rows if row['split'] == split}
   assert names('train') and names('test') and not names('train') & names('test')
-  assert all((sources.PHOTOS / row['file_name']).is_file() for row in rows)
+  assert all((assets.PHOTOS / row['file_name']).is_file() for row in rows)
   assert not sources.photos(split='test', size=64).skipped
 
 

@@ -7,6 +7,7 @@ import pytest
 import tokenizers
 import transformers
 
+from cdd import assets
 from cdd.core.errors import UserError
 from cdd.data import tokens
 
@@ -134,9 +135,7 @@ def test_a_broken_folder_is_named(name, text, said, tmp_path):
 
 
 def test_the_packaged_folder_reads_as_transformers_reads_it():
-  from cdd.pretrained import priors
-
-  folder = priors.PACKAGED / 'tokenizer'
+  folder = assets.PRIOR / 'tokenizer'
   theirs = transformers.CLIPTokenizer.from_pretrained(folder)
   settings = dict(padding='max_length', truncation=True)
   for text in (*TEXTS, 'a red ball on a table'):

@@ -3,19 +3,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdd.core.types import Batch, Condition, Nets
+from cdd.core.types import Batch, Nets
 from cdd.diffusion import distances, predictors, schedules, times
-from cdd.methods import METHODS, conditional, finetune
+from cdd.methods import conditional, finetune
 
 SCHEDULE = schedules.scaled_linear(zero_terminal_snr=True)
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(4, 2, 2, 3)), jnp.float32)
-C = Condition(jnp.asarray(RNG.normal(size=(4, 2, 2, 3)), jnp.float32), None)
+C = jnp.asarray(RNG.normal(size=(4, 2, 2, 3)), jnp.float32)
 
 
 def network(w):
-  """A small network that depends on z, c and t."""
-  return lambda z, c, t: jnp.tanh(z * w + 0.3 * c.image) + 0.001 * t.astype(jnp.float32)
+  """A small network that depends on z, t and the condition that is bound to it."""
+  return lambda z, t, s: jnp.tanh(z * w + 0.3 * C) + 0.001 * t.astype(jnp.float32)
 
 
 def loss(w, w_target, *, rng=0, step=0, **settings):
@@ -33,7 +33,7 @@ def loss(w, w_target, *, rng=0, step=0, **settings):
   nets = Nets(network(w), network(w_target), network(0.1), encode, decode)
   key = jax.random.key(rng)
   return conditional.loss(
-    nets, Batch(X, C), key, jnp.int32(step), schedule=SCHEDULE, num_steps=1000, **settings
+    nets, Batch(X), key, jnp.int32(step), schedule=SCHEDULE, num_steps=1000, **settings
   )
 
 
@@ -42,9 +42,9 @@ def numpy_loss(w, w_target, *, predictor, dt=20, s_min=0):
   t_rng, eps_rng = jax.random.split(jax.random.key(0))
   t = np.asarray(times.per_example(t_rng, 4, dt, 1000))
   eps = np.asarray(jax.random.normal(eps_rng, X.shape), np.float64)
-  table_a = np.asarray(SCHEDULE.alphas, np.float64)
-  table_s = np.asarray(SCHEDULE.sigmas, np.float64)
-  x, c = np.asarray(X, np.float64), np.asarray(C.image, np.float64)
+  table_a = np.asarray(SCHEDULE.table.alpha, np.float64)
+  table_s = np.asarray(SCHEDULE.table.sigma, np.float64)
+  x, c = np.asarray(X, np.float64), np.asarray(C, np.float64)
 
   def w_theta(w, z, t):
     return np.tanh(z * w + 0.3 * c) + 0.001 * t
@@ -78,12 +78,12 @@ def test_the_consistency_weight_rises_over_the_warm_up():
 
 
 @pytest.mark.parametrize(
-  ('t', 's_min', 'heeded'), [(125, 0, True), (249, 125, False), (250, 125, True)]
+  ('t', 's_min', 'used'), [(125, 0, True), (249, 125, False), (250, 125, True)]
 )
-def test_the_target_is_heeded_from_s_min_on(t, s_min, heeded):
+def test_the_target_is_used_from_s_min_on(t, s_min, used):
   at = lambda rng, batch, dt, num_steps: jnp.full((batch, 1, 1, 1), t)
   _, metrics = loss(0.4, 0.6, sample_t=at, dt=125, s_min=s_min)
-  assert (float(metrics['consistency']) > 0) == heeded
+  assert (float(metrics['consistency']) > 0) == used
 
 
 def test_no_gradient_passes_through_the_target_branch():
@@ -94,11 +94,11 @@ def test_no_gradient_passes_through_the_target_branch():
     t_rng, eps_rng = jax.random.split(jax.random.key(0))
     t = times.per_example(t_rng, 4, 20, 1000)
     eps = jax.random.normal(eps_rng, X.shape)
-    (a, s), (a_s, s_s) = SCHEDULE(t), SCHEDULE(t - 20)
+    (a, s, *_), (a_s, s_s, *_) = SCHEDULE(t), SCHEDULE(t - 20)
     z_t = a * X + s * eps
-    v, v_held = network(w)(z_t, C, t), network(held)(z_t, C, t)
+    v, v_held = network(w)(z_t, t, t - 20), network(held)(z_t, t, t - 20)
     z_s = a_s * (a * z_t - s * v_held) + s_s * eps
-    eps_s = a_s * network(0.6)(z_s, C, t - 20) + s_s * z_s
+    eps_s = a_s * network(0.6)(z_s, t - 20, None) + s_s * z_s
     return ((a * v + s * z_t - eps_s) ** 2).mean() + ((X - (a * z_t - s * v)) ** 2).mean()
 
   ours = jax.grad(lambda w: loss(w, 0.6)[0])(0.4)
@@ -108,14 +108,14 @@ def test_no_gradient_passes_through_the_target_branch():
 def test_a_constant_noise_prediction_satisfies_consistency_and_guidance_excludes_it():
   constant = 0.37
 
-  def degenerate(z, c, t):  # The v for which α v + σ z = constant.
-    alpha, sigma = SCHEDULE(t)
+  def degenerate(z, t, s):  # The v for which α v + σ z = constant.
+    alpha, sigma, *_ = SCHEDULE(t)
     return (constant - sigma * z) / jnp.maximum(alpha, 1e-6)
 
   nets = Nets(degenerate, degenerate)
   _, metrics = conditional.loss(
     nets,
-    Batch(X, C),
+    Batch(X),
     jax.random.key(3),
     jnp.int32(0),
     schedule=SCHEDULE,
@@ -131,13 +131,13 @@ def test_a_constant_noise_prediction_satisfies_consistency_and_guidance_excludes
 
 
 def test_without_consistency_the_target_network_is_never_called():
-  def never(z, c, t):
+  def never(z, t, s):
     raise AssertionError
 
   nets = Nets(network(0.4), never, never)
   value, metrics = conditional.loss(
     nets,
-    Batch(X, C),
+    Batch(X),
     jax.random.key(0),
     jnp.int32(0),
     schedule=SCHEDULE,
@@ -151,13 +151,41 @@ def test_without_consistency_the_target_network_is_never_called():
   assert float(value) == float(metrics['guidance'])
 
 
+def test_each_network_is_asked_for_the_step_that_it_is_to_make():
+  asked = {}
+
+  def recorded(name):
+    def call(z, t, s):
+      asked[name] = None if s is None else np.asarray(t - s)
+      return network(0.4)(z, t, s)
+
+    return call
+
+  nets = Nets(*map(recorded, ('online', 'target', 'teacher')))
+  conditional.loss(
+    nets,
+    Batch(X),
+    jax.random.key(0),
+    jnp.int32(0),
+    schedule=SCHEDULE,
+    num_steps=1000,
+    sample_t=times.per_example,
+    predictor=predictors.teacher,
+    d_eps=distances.squared_l2,
+    d_x=distances.squared_l2,
+    dt=20,
+  )
+  assert (asked['online'] == 20).all() and (asked['teacher'] == 20).all()
+  assert asked['target'] is None
+
+
 def test_velocity_weighting_turns_the_signal_error_into_the_velocity_error():
   t_rng, eps_rng = jax.random.split(jax.random.key(0))
   t = times.per_example(t_rng, 4, 100, 1000)  # σ > 0.1 from there on.
   eps = jax.random.normal(eps_rng, X.shape)
-  alpha, sigma = SCHEDULE(t)
+  alpha, sigma, *_ = SCHEDULE(t)
   v = alpha * eps - sigma * X
-  error = ((v - network(0.4)(alpha * X + sigma * eps, C, t)) ** 2).mean()
+  error = ((v - network(0.4)(alpha * X + sigma * eps, t, None)) ** 2).mean()
   value, _ = loss(0.4, 0.4, weighting='velocity', eps_weight=0.0, dt=100)
   np.testing.assert_allclose(value, error, rtol=1e-3)
 
@@ -165,7 +193,7 @@ def test_velocity_weighting_turns_the_signal_error_into_the_velocity_error():
 def test_velocity_weighting_of_both_terms_compares_velocities():
   t_rng, eps_rng = jax.random.split(jax.random.key(0))
   t = times.per_example(t_rng, 4, 100, 900)
-  alpha, sigma = SCHEDULE(t)
+  alpha, sigma, *_ = SCHEDULE(t)
   weights = conditional.WEIGHTINGS['velocity'](SCHEDULE(t))
   np.testing.assert_allclose(weights.eps * alpha**2, 1, rtol=1e-4)
   np.testing.assert_allclose(weights.x * sigma**2, 1, rtol=1e-4)
@@ -176,9 +204,9 @@ def test_figure_3_compares_latents_pixels_and_reencoded_latents():
   np.testing.assert_allclose(guidance('pixel'), 4 * guidance('latent'), rtol=1e-5)
   t_rng, eps_rng = jax.random.split(jax.random.key(0))
   t = times.per_example(t_rng, 4, 20, 1000)
-  alpha, sigma = SCHEDULE(t)
+  alpha, sigma, *_ = SCHEDULE(t)
   z = alpha * X + sigma * jax.random.normal(eps_rng, X.shape)
-  guess = alpha * z - sigma * network(0.4)(z, C, t)
+  guess = alpha * z - sigma * network(0.4)(z, t, None)
   expected = ((X - (2 * guess + 1)) ** 2).mean()  # x itself is not encoded again.
   np.testing.assert_allclose(guidance('reencoded'), expected, rtol=1e-5)
 
@@ -199,11 +227,13 @@ def test_finetune_is_the_mean_squared_error_of_the_velocity():
   t_rng, eps_rng = jax.random.split(jax.random.key(5))
   t = times.per_example(t_rng, 4, 1, 1000)
   eps = jax.random.normal(eps_rng, X.shape)
-  alpha, sigma = SCHEDULE(t)
-  expected = ((alpha * eps - sigma * X - network(0.4)(alpha * X + sigma * eps, C, t)) ** 2).mean()
+  alpha, sigma, *_ = SCHEDULE(t)
+  expected = (
+    (alpha * eps - sigma * X - network(0.4)(alpha * X + sigma * eps, t, None)) ** 2
+  ).mean()
   value, _ = finetune.loss(
     Nets(network(0.4)),
-    Batch(X, C),
+    Batch(X),
     jax.random.key(5),
     jnp.int32(0),
     schedule=SCHEDULE,
@@ -211,4 +241,3 @@ def test_finetune_is_the_mean_squared_error_of_the_velocity():
     sample_t=times.per_example,
   )
   np.testing.assert_allclose(value, expected, rtol=1e-5)
-  assert METHODS['finetune'] is finetune.loss

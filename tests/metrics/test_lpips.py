@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cdd.data.sources import PHOTOS
+from cdd.assets import PHOTOS
 from cdd.metrics import lpips
 
 

@@ -8,6 +8,8 @@ from cdd.core.errors import UserError
 from cdd.data.sources import photos
 from cdd.metrics import METRICS, lpips
 from cdd.metrics.frechet import accumulate, features, frechet
+from cdd.metrics.psnr import psnr
+from cdd.metrics.ssim import ssim
 from cdd.runs.evaluate import evaluate
 
 RNG = np.random.default_rng(0)
@@ -15,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 def test_psnr_of_a_known_error():
   a = np.full((2, 16, 16, 3), 0.5)
-  np.testing.assert_allclose(METRICS['psnr'](a + 0.1, a), 20.0, atol=1e-4)
+  np.testing.assert_allclose(psnr(a + 0.1, a), 20.0, atol=1e-4)
 
 
 def test_ssim_equals_a_direct_convolution():
@@ -27,8 +29,8 @@ def test_ssim_equals_a_direct_convolution():
   top = (2 * mean(a) * mean(b) + 1e-4) * (2 * covariance(a, b) + 9e-4)
   low = (mean(a) ** 2 + mean(b) ** 2 + 1e-4) * (covariance(a, a) + covariance(b, b) + 9e-4)
   stack = lambda x: np.repeat(x[None, :, :, None], 3, axis=-1)
-  np.testing.assert_allclose(METRICS['ssim'](stack(a), stack(b)), (top / low).mean(), rtol=1e-8)
-  np.testing.assert_allclose(METRICS['ssim'](stack(a), stack(a)), 1.0)
+  np.testing.assert_allclose(ssim(stack(a), stack(b)), (top / low).mean(), rtol=1e-8)
+  np.testing.assert_allclose(ssim(stack(a), stack(a)), 1.0)
 
 
 def test_the_frechet_distance_equals_scipys_matrix_square_root():
@@ -73,9 +75,7 @@ def batches(count):
 
 
 def test_a_perfect_sampler_is_perfect_and_the_row_is_complete():
-  row, images = evaluate(
-    lambda batch, number: batch['image'], batches(2), weights=lpips.load(), keep=6
-  )
+  row, images = evaluate(lambda batch, number: batch['image'], batches(2), METRICS, first=6)
   assert row['lpips'] == 0 and row['ssim'] == pytest.approx(1) and row['count'] == 8
   assert row['frechet'] == pytest.approx(0, abs=1e-6)
   assert row['seconds_per_image'] > 0 and images.shape == (6, 64, 64, 3)
@@ -86,4 +86,4 @@ def test_samples_that_are_not_finite_name_their_batch():
     return batch['image'] * (np.nan if number == 1 else 1)
 
   with pytest.raises(UserError, match='batch 1'):
-    evaluate(sample, batches(2), weights=lpips.load())
+    evaluate(sample, batches(2), METRICS)

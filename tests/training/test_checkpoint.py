@@ -42,7 +42,7 @@ def test_a_restored_state_is_bitwise_the_saved_one(tmp_path, state):
 
 
 def test_a_state_without_a_target_of_its_own_survives_the_disk(tmp_path):
-  state = states.create({'unet.w': jnp.arange(6.0)}, OPTIMIZER, apart=False)
+  state = states.create({'unet.w': jnp.arange(6.0)}, OPTIMIZER, has_copy=False)
   saved = manager(tmp_path, state)
   saved.save(3, state, {})
   saved.close()

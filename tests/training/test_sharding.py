@@ -15,7 +15,7 @@ from cdd.methods import conditional
 from cdd.training import sharding, state as states, step as steps
 from cdd.training.optimizer import adamw
 from cdd.training.targets import ema
-from cdd.core.types import Batch, Condition, Nets
+from cdd.core.types import Batch, Nets
 
 rng = np.random.default_rng(0)
 schedule = schedules.scaled_linear(zero_terminal_snr=True)
@@ -31,17 +31,17 @@ host = dict(
 )
 
 
-def network(tree):
-  def call(z, c, t):
-    hidden = (z + tree['mu'] * c.image) @ tree['wide'] + tree['bias']
+def network(tree, c):
+  def call(z, t, s):
+    hidden = (z + tree['mu'] * c) @ tree['wide'] + tree['bias']
     return jnp.tanh(hidden) @ tree['back'] + t / 1000
   return call
 
 
 def objective(params, target, frozen, batch, key, step):
   return conditional.loss(
-    Nets(network(params), network(target)), Batch(batch['x'], Condition(batch['c'], None)), key,
-    step, schedule=schedule, num_steps=1000, sample_t=times.shared, predictor=predictors.prev,
+    Nets(network(params, batch['c']), network(target, batch['c'])), Batch(batch['x']), key, step,
+    schedule=schedule, num_steps=1000, sample_t=times.shared, predictor=predictors.prev,
     d_eps=distances.squared_l2, d_x=distances.squared_l2, dt=20,
   )
 

@@ -55,14 +55,14 @@ def test_with_gamma_0_the_target_is_the_network_itself_and_nothing_is_kept(probl
     target = jax.lax.stop_gradient({**params, **target})
     return ((batch['x'] @ (params['w'] + target['w']) - batch['y']) ** 2).mean(), {}
 
-  def run(decay, apart):
+  def run(decay, has_copy):
     step = jax.jit(steps.make(pulled, optax.sgd(0.1), partial(ema, decay=decay)))
-    state = states.create(params, optax.sgd(0.1), apart=apart)
+    state = states.create(params, optax.sgd(0.1), has_copy=has_copy)
     for _ in range(3):
       state, _ = step(state, frozen, batch, jax.random.key(0))
     return state
 
-  alone, copied = run(0.0, apart=False), run(1e-30, apart=True)
+  alone, copied = run(0.0, has_copy=False), run(1e-30, has_copy=True)
   assert alone.target == {} and copied.target.keys() == params.keys()
   assert not np.array_equal(alone.params['w'], params['w'])
   np.testing.assert_allclose(alone.params['w'], copied.params['w'], rtol=1e-6)
