@@ -9,6 +9,7 @@ this file into a clone of the older one and run it there.
 
 import argparse
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,8 @@ def main() -> None:
   parser.add_argument('names', nargs='*', default=RUNS)
   parser.add_argument('--steps', type=int, default=20)
   arguments = parser.parse_args()
+  # One core: how a sum is split over threads decides how it is rounded.
+  os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
   for name in arguments.names:
     with tempfile.TemporaryDirectory() as folder:
       train(name, arguments.steps, Path(folder) / 'run')

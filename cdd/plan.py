@@ -30,8 +30,7 @@ def define_flags() -> None:
 
 def families() -> dict:
   """The models of configs/stable_diffusion.py."""
-  paths = [folder / 'stable_diffusion.py' for folder in cli.PLACES]
-  return runpy.run_path(str(next(path for path in paths if path.is_file())))['FAMILIES']
+  return runpy.run_path(str(cli.CONFIGS / 'stable_diffusion.py'))['FAMILIES']
 
 
 def report(plan: planning.Plan, topology: str) -> str:

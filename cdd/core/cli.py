@@ -15,9 +15,7 @@ from cdd.core import runtime
 from cdd.core.errors import UserError
 
 FLAGS = flags.FLAGS
-PACKAGE = Path(__file__).parents[1]
-# Where the configs lie: in a checkout beside the package, in an installed package within it.
-PLACES = (PACKAGE.parent / 'configs', PACKAGE / 'configs')
+CONFIGS = Path(__file__).parents[1] / 'configs'  # In a checkout a link to the folder at its top.
 
 
 def run(main: Callable[[], None]) -> None:
@@ -87,17 +85,20 @@ def find(name: str) -> Path:
   """
   if name.endswith('.py') and Path(name).is_file():
     return Path(name)
-  for folder in PLACES:
-    path = folder / (Path(name).name.removesuffix('.py') + '.py')
-    if path.is_file() and 'def get_config' in path.read_text():
-      return path
+  path = CONFIGS / (Path(name).name.removesuffix('.py') + '.py')
+  if is_config(path):
+    return path
   raise UserError(f'There is no config {name!r}; choose one of {shipped()}, or write one.')
 
 
 def shipped() -> list[str]:
   """The names of the configs that ship."""
-  files = [path for folder in PLACES for path in folder.glob('*.py')]
-  return sorted({path.stem for path in files if 'def get_config' in path.read_text()})
+  return sorted(path.stem for path in CONFIGS.glob('*.py') if is_config(path))
+
+
+def is_config(path: Path) -> bool:
+  """Whether a file is there and makes a config."""
+  return path.is_file() and 'def get_config' in path.read_text()
 
 
 def load(path: Path, option: str | None = None) -> ConfigDict:
@@ -121,7 +122,7 @@ def make_importable() -> None:
   if 'configs' in sys.modules or importlib.util.find_spec('configs'):
     return
   package = types.ModuleType('configs')
-  package.__path__ = [str(folder) for folder in PLACES if folder.is_dir()]
+  package.__path__ = [str(CONFIGS)]
   sys.modules['configs'] = package
 
 

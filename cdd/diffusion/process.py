@@ -2,12 +2,13 @@
 
 z = α x + σ ε and v = α̇ x + σ̇ ε, where the derivatives are such that α σ̇ − σ α̇ = 1. Then
 x = σ̇ z − σ v and ε = α v − α̇ z, for every process: variance-preserving (α̇ = −σ, σ̇ = α) and
-rectified flow (α = 1 − t, σ = t, α̇ = −1, σ̇ = 1) are two tables of the same four columns.
+rectified flow (α = 1 − t, σ = t, α̇ = −1, σ̇ = 1) are two ways from (α, σ) to a level.
 """
 
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class Level(NamedTuple):
@@ -33,7 +34,8 @@ def variance_preserving(alpha: jax.Array, sigma: jax.Array) -> Level:
 
 def rectified_flow(alpha: jax.Array, sigma: jax.Array) -> Level:
   """The level of a process with α + σ = 1, whose v is ε − x (Liu et al., 2023)."""
-  return Level(alpha, sigma, -(alpha + sigma), alpha + sigma)
+  one = jnp.ones_like(alpha)
+  return Level(alpha, sigma, -one, one)
 
 
 def compose(pair: Pair, level: Level) -> jax.Array:
@@ -42,8 +44,8 @@ def compose(pair: Pair, level: Level) -> jax.Array:
 
 
 def velocity(pair: Pair, level: Level) -> jax.Array:
-  """v = α̇ x + σ̇ ε."""
-  return level.sigma_dot * pair.eps + level.alpha_dot * pair.x
+  """v = α̇ x + σ̇ ε, written so that −(−σ) is σ and v is rounded as α ε − σ x is."""
+  return level.sigma_dot * pair.eps - (-level.alpha_dot) * pair.x
 
 
 def decompose(z: jax.Array, v: jax.Array, level: Level) -> Pair:

@@ -1,6 +1,6 @@
 """Owns noise schedules: a table of T + 1 rows, row 0 clean, and the backbone's index t − 1."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,19 +14,27 @@ class Schedule(NamedTuple):
   """The levels of t = 0 .. T.
 
   Attributes:
-    table: α, σ and their derivatives, float32 [T + 1] each.
+    alphas, sigmas: float32 [T + 1] each.
+    process: (α, σ) -> the level, with its derivatives.
   """
 
-  table: Level
+  alphas: jax.Array
+  sigmas: jax.Array
+  process: Callable[[jax.Array, jax.Array], Level] = variance_preserving
 
   def __call__(self, t: jax.Array) -> Level:
     """The level at t, int32 [b, 1, 1, 1]."""
-    return Level(*(column[t] for column in self.table))
+    return self.process(self.alphas[t], self.sigmas[t])
+
+  @property
+  def table(self) -> Level:
+    """The levels of all t, [T + 1] each."""
+    return self.process(self.alphas, self.sigmas)
 
   @property
   def num_steps(self) -> int:
     """T."""
-    return self.table.alpha.shape[0] - 1
+    return self.alphas.shape[0] - 1
 
 
 def index(t: jax.Array) -> jax.Array:
@@ -44,11 +52,11 @@ def from_alpha_bars(alpha_bars: np.ndarray, *, zero_terminal_snr: bool = False) 
   if zero_terminal_snr:
     alphas = (alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])
   alphas = np.concatenate([[1.0], alphas])
-  return _tabulated(variance_preserving(alphas, np.sqrt(1 - alphas**2)))
+  return _tabulated(alphas, np.sqrt(1 - alphas**2), variance_preserving)
 
 
-def _tabulated(level: Level) -> Schedule:
-  return Schedule(Level(*(jnp.asarray(column, jnp.float32) for column in level)))
+def _tabulated(alphas: np.ndarray, sigmas: np.ndarray, process: Callable) -> Schedule:
+  return Schedule(jnp.asarray(alphas, jnp.float32), jnp.asarray(sigmas, jnp.float32), process)
 
 
 def scaled_linear(
@@ -90,7 +98,7 @@ def flow(*, num_steps: int = 1000, shift: float = 1.0) -> Schedule:
   """
   even = np.arange(num_steps + 1) / num_steps
   sigmas = shift * even / (1 + (shift - 1) * even)
-  return _tabulated(rectified_flow(1 - sigmas, sigmas))
+  return _tabulated(1 - sigmas, sigmas, rectified_flow)
 
 
 SCHEDULES = dict(cosine=cosine, flow=flow, linear=linear, scaled_linear=scaled_linear)

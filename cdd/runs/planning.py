@@ -1,4 +1,4 @@
-"""Owns what a config's train step costs on a topology, compiled ahead of time: no chip, no weights."""
+"""Owns what a train step costs on a topology, compiled ahead of time: no chip, no weights."""
 
 import json
 import math
@@ -84,10 +84,9 @@ def prior(spec, family: Mapping | None) -> diffusers.Pretrained:
   Raises:
     UserError: there is no such folder.
   """
-  if family:
-    fields = dict(family)
-  else:
-    fields = of_folder(priors.folder_of(spec.path)) if spec.path else {}
+  fields = dict(family or {})
+  if spec.path and not family:
+    fields = of_folder(priors.folder_of(spec.path))
   fields |= {name: dict(value) for name, value in spec.get('new', {}).items()}
   configs = {
     name: families.parse(name, fields[name]) for name in families.COMPONENTS if name in fields

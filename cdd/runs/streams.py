@@ -1,4 +1,4 @@
-"""Owns the data of a run: training batches, held-out batches, and latents that are encoded ahead."""
+"""Owns the data of a run: training batches, held-out batches, latents encoded ahead."""
 
 import hashlib
 import json
