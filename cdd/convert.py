@@ -56,8 +56,8 @@ def define_flags() -> None:
     "A diffusers folder, a hub's owner/name, a run's workdir or its export/, or an adapter.",
   )
   text('target', None, 'The folder to write; it must not exist yet.')
-  own = "The weights' dtype; the source's own if not given (of a run or a single file: float32)."
-  choice('dtype', None, list(DTYPES), own)
+  kind = "The weights' dtype; that of the source if not given (of a run or a single file: float32)."
+  choice('dtype', None, list(DTYPES), kind)
   text('variant', None, 'Reads MODEL.VARIANT.safetensors: --variant=fp16.')
   text('max_shard_size', '10GB', 'Larger weights are cut into files of this size.')
   text('adapter', None, 'What a single .safetensors holds: --adapter=controlnet.')

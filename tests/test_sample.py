@@ -193,7 +193,7 @@ def test_rescaling_gives_the_deviation_of_the_conditional_prediction_back():
 
 def test_joined_parts_come_back_under_their_names():
   parts = {name: jnp.full((2, 3), index) for index, name in enumerate('abc')}
-  back = guidance.split(guidance.join(parts), tuple(parts))
+  back = guidance.split(guidance.concatenate(parts), tuple(parts))
   assert all(np.array_equal(back[name], parts[name]) for name in parts)
 
 

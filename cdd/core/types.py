@@ -6,10 +6,11 @@ from typing import NamedTuple
 import jax
 
 Array = jax.Array
-Params = dict[str, Array]  # flat: the path of a leaf, joined by dots, to the leaf
+Params = dict[str, Array]  # flat: the path of a leaf, with dots, to the leaf
 
 # denoise(z [b, h, w, c], t int32 [b, 1, 1, 1], s) -> v [b, h, w, c] at t, whose DDIM step leads to
-# s. A network that is not told its step ignores s; s = None asks for the posterior mean's velocity.
+# s. A network that is not given its step ignores s; s = None asks for the velocity of the
+# posterior mean.
 Denoise = Callable[[Array, Array, Array | None], Array]
 
 

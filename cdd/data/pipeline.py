@@ -74,12 +74,12 @@ def prefetched(dataset: grain.MapDataset, *, threads: int, workers: int):
 
   Args:
     threads: of each process. They share one interpreter, and so about one core.
-    workers: processes of their own to work in, or 0; each holds a copy of the source.
+    workers: how many processes draw them; 0 is none. Each holds a copy of the source.
   """
   ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
   stream = dataset.to_iter_dataset(ahead)
   if workers:
-    flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own; a library has parsed none.
+    flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which a library has not parsed.
     stream = stream.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=4))
   return iter(stream)
 

@@ -91,7 +91,7 @@ def _model(folder: Path, unknown: str) -> models.BPE:
 
 
 def _special(folder: Path, settings: dict) -> tuple[list[tokenizers.AddedToken], dict[str, str]]:
-  """The tokens found whole in a text, and which of them is 'bos_token', 'pad_token', ...
+  """The tokens that are never split, and which of them is 'bos_token', 'pad_token', ...
 
   They are listed in tokenizer_config.json; in older folders special_tokens_map.json goes before it
   and tokenizer.json may list more.
@@ -100,18 +100,18 @@ def _special(folder: Path, settings: dict) -> tuple[list[tokenizers.AddedToken],
   named = NAMED | {name: settings[name] for name in NAMED if settings.get(name)}
   if 'added_tokens_decoder' not in settings:
     if (folder / 'special_tokens_map.json').exists():
-      own = _json(folder / 'special_tokens_map.json')
-      named |= {name: own[name] for name in NAMED if own.get(name)}
+      stored = _json(folder / 'special_tokens_map.json')
+      named |= {name: stored[name] for name in NAMED if stored.get(name)}
     if (folder / 'tokenizer.json').exists():
       added += _json(folder / 'tokenizer.json').get('added_tokens', [])
   fields = ('content', 'single_word', 'lstrip', 'rstrip', 'normalized')
-  whole = lambda token: dict(content=token) if isinstance(token, str) else token
+  as_dict = lambda token: dict(content=token) if isinstance(token, str) else token
   tokens = {}
-  for token in map(whole, [*added, *named.values()]):
+  for token in map(as_dict, [*added, *named.values()]):
     settings = {name: token[name] for name in fields if name in token}
     special = token.get('special', True)
     tokens.setdefault(token['content'], tokenizers.AddedToken(**settings, special=special))
-  return list(tokens.values()), {name: whole(token)['content'] for name, token in named.items()}
+  return list(tokens.values()), {name: as_dict(token)['content'] for name, token in named.items()}
 
 
 def train(captions: Iterable[str], folder: Path, *, vocab_size: int, length: int) -> None:

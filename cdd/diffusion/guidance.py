@@ -1,4 +1,4 @@
-"""Owns classifier-free guidance: its predictions are joined and split by name."""
+"""Owns classifier-free guidance: its predictions are batched and split by name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,20 +29,20 @@ def instructed(
 
 
 def rescaled(guided: jax.Array, *, conditional: jax.Array, amount: float) -> jax.Array:
-  """Gives back a part of the conditional prediction's deviation (Lin et al., 2024, §3.4).
+  """Restores a share of the conditional prediction's deviation (Lin et al., 2024, §3.4).
 
   Args:
-    amount: 0 is none, 1 the whole deviation; their Eqs. 15 and 16.
+    amount: 0 is none, 1 all of the deviation; their Eqs. 15 and 16.
   """
   std = lambda x: jnp.std(x, axis=(1, 2, 3), keepdims=True, ddof=1)  # As diffusers has it.
   return guided * (amount * std(conditional) / std(guided) + 1 - amount)
 
 
-def join(parts: Mapping[str, Any]) -> Any:
+def concatenate(parts: Mapping[str, Any]) -> Any:
   """Trees of arrays [b, ...], one per name, as one tree of arrays [n b, ...]."""
   return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts.values())
 
 
-def split(joined: jax.Array, names: Sequence[str]) -> dict[str, jax.Array]:
-  """An array [n b, ...] that was made of what `join` joined under these names, by name."""
-  return dict(zip(names, jnp.split(joined, len(names)), strict=True))
+def split(batch: jax.Array, names: Sequence[str]) -> dict[str, jax.Array]:
+  """An array [n b, ...] that was made of what `concatenate` put together, by name."""
+  return dict(zip(names, jnp.split(batch, len(names)), strict=True))

@@ -22,7 +22,7 @@ class Tiling(NamedTuple):
   Attributes:
     rows, columns: the first row, or column, of the tiles, rising.
     sides: (height, width) of a tile.
-    grid: (height, width) of the whole.
+    grid: (height, width) of the large array.
   """
 
   rows: tuple[int, ...]
@@ -98,13 +98,13 @@ def blended(
     each: a tree of arrays [n, ...], one entry per tile, or None.
   """
   starts = jnp.asarray(tiling.starts)
-  part = lambda start, own: function(crop(z, start, tiling), own)
+  part = lambda start, leaf: function(crop(z, start, tiling), leaf)
   one = jax.eval_shape(part, starts[0], jax.tree.map(lambda leaf: leaf[0], each))
   scale = one.shape[1] // tiling.sides[0]
 
   def add(total: jax.Array, item) -> tuple[jax.Array, None]:
-    start, rows, columns, own = item
-    new = rows[None, :, None, None] * columns[None, None, :, None] * part(start, own)
+    start, rows, columns, leaf = item
+    new = rows[None, :, None, None] * columns[None, None, :, None] * part(start, leaf)
     place = (0, scale * start[0], scale * start[1], 0)
     there = jax.lax.dynamic_slice(total, place, new.shape)
     return jax.lax.dynamic_update_slice(total, there + new, place), None

@@ -10,7 +10,7 @@ from cdd.core.registry import choose
 
 
 def shared(rng: jax.Array, batch: int, dt: int, num_steps: int) -> jax.Array:
-  """One t ~ U{dt .. T} for the whole (global) batch, int32 [b, 1, 1, 1] (§5.1)."""
+  """One t ~ U{dt .. T} for the global batch, int32 [b, 1, 1, 1] (§5.1)."""
   t = jax.random.randint(rng, (1, 1, 1, 1), dt, num_steps + 1)
   return jnp.broadcast_to(t, (batch, 1, 1, 1))
 

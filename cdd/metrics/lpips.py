@@ -19,7 +19,7 @@ LAYERS = ((0, 4, 2, False), (3, 1, 2, True), (6, 1, 1, True), (8, 1, 1, False), 
 
 @functools.cache
 def load() -> Params:
-  """The packaged weights, float32 on the host, kernels in HWIO; the trunk is kept as float16."""
+  """The packaged weights, float32 on the host, kernels in HWIO; the trunk is stored as float16."""
   torch_layout = load_file(assets.LPIPS)
   return {
     name: np.asarray(leaf.transpose(2, 3, 1, 0) if leaf.ndim == 4 else leaf, np.float32)

@@ -33,7 +33,7 @@ class Metric(NamedTuple):
     return f'{self.label} {"↓" if self.better is min else "↑"}'
 
   def shown(self, value: float) -> str:
-    """A value with the metric's own number of digits."""
+    """A value with the metric's number of digits."""
     return f'{value:.{self.digits}f}'
 
 

@@ -26,7 +26,7 @@ class Keys:
 def bind(module: nnx.Module) -> tuple[Callable, Params]:
   """(apply, params): `apply(params, 'method', *args)` calls a method with these parameters.
 
-  Paths that the module lacks are ignored, so a whole run's tree may be given.
+  Paths that the module lacks are ignored, so the tree of a run may be given.
   """
   graph, state = nnx.split(module)
   leaves = nnx.to_flat_state(state)

@@ -145,7 +145,7 @@ class Networks(NamedTuple):
     return denoise
 
   def _bind(self, params: Params, guide: Guide | None, c: Condition) -> Bound:
-    conditions = c if guide is None else guidance.join(guide.views(c))
+    conditions = c if guide is None else guidance.concatenate(guide.views(c))
     return Bound(conditions, self.adapted(params, 'hints', conditions))
 
   def _denoise(
@@ -157,10 +157,10 @@ class Networks(NamedTuple):
     t: Array,
     s: Array | None,
   ) -> Array:
-    del s  # These U-Nets are not told where their step leads.
+    del s  # These U-Nets have no input for the step.
     names = ('conditional',) if guide is None else guide.names
     index = schedules.index(t)[:, 0, 0, 0]
-    batch, index = (guidance.join(dict.fromkeys(names, array)) for array in (z, index))
+    batch, index = (guidance.concatenate(dict.fromkeys(names, array)) for array in (z, index))
     out = self.adapted(params, 'with_hints', batch, bound.condition, bound.hints, index)
     parts = guidance.split(out, names)
     out = parts['conditional'] if guide is None else guide.combine(parts)

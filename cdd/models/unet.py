@@ -1,4 +1,4 @@
-"""Owns the U-Net (diffusers' UNet2DConditionModel), cut where adapters plug in: encode, decode."""
+"""Owns the U-Net (diffusers' UNet2DConditionModel), cut where adapters act: encode, decode."""
 
 import math
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ class UNetConfig(NamedTuple):
     attention_head_dim: the *number* of heads (one, or one per level), as in diffusers' own files.
     transformer_layers_per_block: blocks of each transformer (one number, or one per level); the
       decoder mirrors it, and the middle has as many as the last level.
-    upcast_attention: only kept; the softmax is float32 here in any case.
-    addition_embed_type: 'text_time': the pooled text and the sizes join the time (SDXL).
+    upcast_attention: read and written only; the softmax is float32 here in any case.
+    addition_embed_type: 'text_time': the pooled text and the sizes are added to the time (SDXL).
     addition_time_embed_dim: channels of the sinusoids of each size.
     projection_class_embeddings_input_dim: channels of the pooled text and of all sinusoids.
   """
@@ -161,7 +161,7 @@ def attention(config: UNetConfig, channels: int, level: int, *, dtype, rngs) -> 
 def rematerialized(module: nnx.Module) -> nnx.Module:
   """The same module, whose backward pass computes every layer of its U-Nets anew.
 
-  The activations within a residual block and its transformer are then not kept from the forward
+  The activations within a residual block and its transformer are then not saved from the forward
   pass: about a quarter more work, and a fraction of the memory.
   """
   for _, part in nnx.iter_modules(module):
@@ -237,11 +237,11 @@ class Encoder(nnx.Module):
 
     Args:
       z: [b, h, w, c] latents.
-      index: [b] the backbone's own time index.
+      index: [b] the backbone's time index (t - 1).
       text: the prompt.
       hint: added to conv_in's output (ControlNet).
       residuals: one [b, h, w, c] per level, or fewer (T2I-Adapter). As in diffusers, a level that
-        attends adds its own before it is halved, one that does not adds it afterwards, and one that
+        attends adds it before it is halved, one that does not adds it afterwards, and one that
         is left over is added to the middle block's output if it has its shape.
     """
     emb, residuals = self.embed(index, text), iter(residuals or ())

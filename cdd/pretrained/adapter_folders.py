@@ -150,7 +150,7 @@ def load(path: Path, spec: Spec, *, variant: str | None = None, **options) -> Pa
 
 
 def save(spec: Spec, params: Params, folder: Path, *, dtype=np.float16) -> None:
-  """Writes a folder that diffusers' class of the adapter reads; whole, or not at all.
+  """Writes a folder that diffusers' class of the adapter reads; complete, or not at all.
 
   Args:
     params: a flat tree with the paths of `module(spec)`.

@@ -47,8 +47,8 @@ def load(
   """Reads the components that a folder holds, tensor by tensor.
 
   Args:
-    place: (path, array) -> what to keep of a parameter; `sharding.placer(mesh)` puts it on devices.
-    dtype: of the parameters; None keeps the files' own.
+    place: (path, array) -> where a parameter is put; `sharding.placer(mesh)` puts it on devices.
+    dtype: of the parameters; None is that of the files.
     variant: 'fp16' reads unet/diffusion_pytorch_model.fp16.safetensors, and so on.
 
   Raises:
@@ -134,7 +134,7 @@ def _params(folder: Path, component: str, config, *, place, dtype, variant) -> P
 def save(
   pretrained: Pretrained, folder: Path, *, dtype=np.float16, max_shard_size: int = weights.SHARD
 ) -> None:
-  """Writes a folder that diffusers' `from_pretrained` reads; whole, or not at all."""
+  """Writes a folder that diffusers' `from_pretrained` reads; complete, or not at all."""
   with files.atomic(folder) as new:
     new.mkdir()
     for component, config in pretrained.configs.items():

@@ -1,4 +1,4 @@
-"""Owns downloads from the hub: the files that loading a model needs, kept locally."""
+"""Owns downloads from the hub: the files that loading a model needs."""
 
 import re
 from pathlib import Path

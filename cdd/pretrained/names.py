@@ -34,7 +34,7 @@ def to_torch(path: str, array: np.ndarray) -> np.ndarray:
 
 
 class Torch(NamedTuple):
-  """A leaf of ours as torch lays it out; `np.asarray` brings it to the host."""
+  """A leaf of ours as torch lays it out; `np.asarray` copies it to the host."""
 
   path: str
   leaf: Any
@@ -88,7 +88,7 @@ def convert(
     shapes: our paths, with leaves that have a shape.
     where: the file, for messages.
     dtype: what to cast to; None keeps what a tensor has.
-    place: (path, array) -> what to keep, as an array on devices.
+    place: (path, array) -> what to put in its place, as an array on devices.
 
   Raises:
     UserError: lists every missing, unexpected and mis-shaped tensor, or names one that holds

@@ -8,7 +8,7 @@ from cdd.models.unet import UNetConfig
 
 # (pattern of the beginning of diffusers' key, match -> the original's beginning), first match wins.
 Table = Sequence[tuple[str, Callable[[re.Match], str]]]
-CONTROLNET = 'control_model.'  # Files of a whole Stable Diffusion keep the ControlNet below this.
+CONTROLNET = 'control_model.'  # A file of all of Stable Diffusion has the ControlNet below this.
 RESNET = dict(
   norm1='in_layers.0',
   conv1='in_layers.2',

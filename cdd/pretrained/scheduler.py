@@ -13,7 +13,7 @@ NAME = 'scheduler_config.json'
 # Families whose noise is no table of β.
 OTHERS = ('EDM', 'FlowMatch', 'KarrasVe', 'ScoreSdeVe', 'VQDiffusion')
 
-CLIPPING = ('DDIMScheduler', 'DDPMScheduler')  # They clip unless they are told not to.
+CLIPPING = ('DDIMScheduler', 'DDPMScheduler')  # They clip unless a field says otherwise.
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jax.extend.core import jaxprs_in_params
 def flops(jaxpr) -> float:
   """Multiplications and additions of the dot products and convolutions of a jaxpr.
 
-  XLA's own count is not faithful on TPU (it counts what it rewrote).
+  XLA counts the program after it has rewritten it, which on TPU is other work.
   """
   total = 0.0
   for eqn in jaxpr.eqns:

@@ -16,7 +16,7 @@ from cdd.training import sharding
 def export(experiment, config, params: Params, folder: Path) -> None:
   """Writes the evaluated parameters of a run; every process calls it, and process 0 writes.
 
-  A run that trained parts of a prior without an adapter writes a whole diffusers folder; any other
+  A run that trained parts of a prior without an adapter writes a diffusers folder; any other
   writes its trainable parameters alone, float16 under torch's names.
   """
   params = sharding.readable(params, experiment.mesh)

@@ -55,9 +55,7 @@ def held_out(config, tokenize: Callable, count: int, batch_size: int) -> list[di
   """The first held-out examples in fixed batches, the same for every seed of the run."""
   task = bind(TASKS, config.data.task, 'task')()
   source = bind(SOURCES, config.data.held_out, 'source')()
-  return pipeline.held_out(
-    source, task.draw, tokenize, batch_size=batch_size, seed=0, count=count
-  )
+  return pipeline.held_out(source, task.draw, tokenize, batch_size=batch_size, seed=0, count=count)
 
 
 def as_uint8(images: np.ndarray) -> np.ndarray:

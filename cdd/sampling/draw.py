@@ -31,7 +31,7 @@ def draw(
   Args:
     raw: tokens and what the adapter reads, a batch of each.
     rng: a key, or one per image.
-    sampler, times, clip: how z is brought down (`loop.run`).
+    sampler, times, clip: how z is denoised (`loop.run`).
     guide: guidance, or None.
     tile: the side of overlapping tiles of latents, or None.
   """

@@ -11,20 +11,20 @@ from cdd.training.state import State
 
 
 class Checkpoints:
-  """The checkpoints below one folder; a step is there whole or not at all."""
+  """The checkpoints below one folder; a step is there complete or not at all."""
 
   def __init__(self, folder: Path, abstract: State, *, keep: int = 2, best: str | None = None):
     """For states like `abstract`, which says their shapes and places.
 
     Args:
-      keep: how many of the last stay.
-      best: the metric (lower is better) whose best checkpoint stays besides them.
+      keep: how many of the last are not deleted.
+      best: the metric (lower is better) whose best checkpoint is not deleted either.
     """
     self._abstract = abstract
-    kept = [policies.LatestN(keep)]
+    rules = [policies.LatestN(keep)]
     if best:
       lower = lambda metrics: metrics[best] if metrics else float('inf')
-      kept.append(
+      rules.append(
         policies.BestN(
           get_metric_fn=lower, reverse=True, n=1, keep_checkpoints_without_metrics=False
         )
@@ -36,7 +36,7 @@ class Checkpoints:
         data=ocp.JsonCheckpointHandler(),
       ),
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(kept), enable_async_checkpointing=True
+        preservation_policy=policies.AnyPreservationPolicy(rules), enable_async_checkpointing=True
       ),
     )
 

@@ -45,7 +45,7 @@ def over_batch(mesh: Mesh) -> NamedSharding:
 
 
 def fsdp(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-  """Cuts the largest axis that the size of the fsdp axis divides; small leaves stay whole."""
+  """Cuts the largest axis that the size of the fsdp axis divides; small leaves are not cut."""
   size = mesh.shape['fsdp']
   fits = [axis for axis, n in enumerate(shape) if n % size == 0]
   if size == 1 or not fits or np.prod(shape) < 2**14:
@@ -69,7 +69,7 @@ def of_params(params, mesh: Mesh, rules: Rules = FSDP) -> dict[str, NamedShardin
   """A sharding for every leaf of a flat tree.
 
   Args:
-    rules: (pattern, a name in MODES); 'fsdp' cuts over the fsdp axis, 'replicate' leaves whole.
+    rules: (pattern, a name in MODES); 'fsdp' cuts over the fsdp axis, 'replicate' cuts nothing.
 
   Raises:
     UserError: an unknown mode, or a path that no pattern matches.
@@ -105,19 +105,19 @@ def of_state(state, mesh: Mesh, rules: Rules = FSDP):
 
 
 def readable(params, mesh: Mesh) -> dict:
-  """A flat tree whose every leaf this process can read whole; every process calls it.
+  """A flat tree of which this process can read every leaf completely; every process calls it.
 
-  An array that is cut over processes is gathered and brought to the host, one leaf at a time;
+  An array that is cut over processes is gathered and copied to the host, one leaf at a time;
   any other stays as it is.
   """
   gather = jax.jit(lambda leaf: leaf, out_shardings=replicated(mesh))
 
-  def whole(leaf):
+  def complete(leaf):
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
       return leaf
     return np.asarray(gather(leaf))
 
-  return {path: whole(leaf) for path, leaf in params.items()}
+  return {path: complete(leaf) for path, leaf in params.items()}
 
 
 def put_batch(batch, mesh: Mesh):

@@ -10,7 +10,7 @@ from cdd.core.types import Array, Params
 
 
 def ema(target: Params, params: Params, step: Array, *, decay: float, warmup: bool = False):
-  """θ⁻ ← γ θ⁻ + (1 − γ) θ (Algorithm 1); with γ = `decay` = 0, θ⁻ is θ and nothing is kept.
+  """θ⁻ ← γ θ⁻ + (1 − γ) θ (Algorithm 1); with γ = `decay` = 0, θ⁻ is θ and there is no copy.
 
   `warmup` caps γ at (1 + n) / (10 + n) after n updates.
   """

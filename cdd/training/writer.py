@@ -15,8 +15,8 @@ class Writer:
 
   def __init__(self, folder: Path, *, step: int = 0):
     self._path = Path(folder) / 'log.jsonl'
-    keep = [row for row in read(self._path) if row['step'] <= step]
-    files.write(self._path, ''.join(json.dumps(row) + '\n' for row in keep))
+    before = [row for row in read(self._path) if row['step'] <= step]
+    files.write(self._path, ''.join(json.dumps(row) + '\n' for row in before))
     self._file = self._path.open('a')
     self._board = SummaryWriter(str(Path(folder) / 'tensorboard'), purge_step=step + 1)
 

@@ -18,7 +18,7 @@ def image_folder(
 
   Captions are the `text` of the folder's metadata.jsonl (rows of file_name, text and, optionally,
   split), or an image's sibling .txt, or empty. Images that cannot be read are skipped, counted in
-  the source's `skipped` and warned of: here if their headers tell, else when they are drawn.
+  the source's `skipped` and warned of: here if their headers show it, else when they are drawn.
 
   Args:
     size: side of the crops in pixels.

@@ -1,4 +1,4 @@
-"""Owns image files: looked at by their header, decoded when drawn, kept while there is room."""
+"""Owns image files: their headers are read first; pixels when drawn, cached up to a limit."""
 
 import struct
 import threading
@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from cdd.data import transforms
 
-ROOM = 1 << 30  # Bytes of decoded pictures that a process (each worker too) keeps.
+ROOM = 1 << 30  # Bytes of decoded pictures that a process (each worker too) caches.
 
 # What Pillow raises for a damaged file.
 UNREADABLE = (

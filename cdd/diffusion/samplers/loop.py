@@ -21,7 +21,7 @@ def run(
   times: Sequence[int],
   clip: float | None = None,
 ) -> jax.Array:
-  """Brings z down `times`; at 0, where there is no noise, z is x̂ of the last evaluation.
+  """Denoises z along `times`; at 0, where there is no noise, z is x̂ of the last evaluation.
 
   Args:
     denoise: (z [b, h, w, c], t, s int32 [b, 1, 1, 1]) -> v at t of the step that leads to s.

@@ -32,7 +32,7 @@ def no_memory(z: jax.Array) -> tuple:
 
 
 class Sampler(NamedTuple):
-  """How z is brought from noise to an image; the loop around it is `loop.run`.
+  """How z goes from noise to an image; the loop around it is `loop.run`.
 
   Attributes:
     step: (memory, move) -> (memory, z at s).

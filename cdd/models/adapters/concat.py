@@ -13,7 +13,7 @@ class Concat(nnx.Module):
   """The U-Net reads (z, condition) through one wider conv_in; nothing else is new.
 
   The condition's latents are the autoencoder's mode without its scale, and a dropped condition is
-  zeros, both as in the reference. The adapter holds no parameter of its own.
+  zeros, both as in the reference. The adapter itself holds no parameter.
   """
 
   reads = dict(condition='unscaled_latent')

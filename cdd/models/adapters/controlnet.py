@@ -45,7 +45,7 @@ class ControlNet(Encoder):
     dtype=jnp.float32,
     rngs: nnx.Rngs,
   ):
-    """A ControlNet with the encoder of `config`, which need not be the U-Net's own.
+    """A ControlNet with the encoder of `config`, which need not be that of the U-Net.
 
     Args:
       hint_widths: one more than the halvings from pixels to latents (diffusers' default: 8x).
@@ -70,5 +70,5 @@ class ControlNet(Encoder):
   def features(self, unet: Encoder, z: Array, index: Array, c: Condition, hints: Array) -> Features:
     features, new = unet.encode(z, index, c.text), self.encode(z, index, c.text, hint=hints)
     added = zip(features.skips, self.controlnet_down_blocks, new.skips, strict=True)
-    skips = tuple(own + zero(skip) for own, zero, skip in added)
+    skips = tuple(skip + zero(extra) for skip, zero, extra in added)
     return features._replace(skips=skips, mid=features.mid + self.controlnet_mid_block(new.mid))

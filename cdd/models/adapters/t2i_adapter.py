@@ -15,7 +15,7 @@ from cdd.models.unet import Encoder, Features, UNetConfig
 
 
 class Kind(NamedTuple):
-  """What tells the kinds apart.
+  """What differs between the kinds.
 
   Attributes:
     halves: whether the block at a level halves the resolution first.

@@ -20,10 +20,10 @@ def silu(x: Array) -> Array:
 def sigmoid(x: Array) -> Array:
   """σ(x) in float32 of nothing but sums, products and one quotient, within 2e-7 of 1."""
   y = jnp.clip(x.astype(jnp.float32) * -math.log2(math.e), -126, 126)
-  whole = jnp.round(y)
-  exponential = jnp.polyval(jnp.array(POWER_OF_2), y - whole, unroll=7)
-  two_to_whole = (whole.astype(jnp.int32) + 127) << 23  # A float32's exponent.
-  exponential = exponential * jax.lax.bitcast_convert_type(two_to_whole, jnp.float32)
+  integer = jnp.round(y)
+  exponential = jnp.polyval(jnp.array(POWER_OF_2), y - integer, unroll=7)
+  two_to_integer = (integer.astype(jnp.int32) + 127) << 23  # A float32's exponent.
+  exponential = exponential * jax.lax.bitcast_convert_type(two_to_integer, jnp.float32)
   return (1 / (1 + exponential)).astype(x.dtype)
 
 
