@@ -54,7 +54,10 @@ def encode(
   if count > len(source):
     raise UserError(f'Cannot encode {count} of {len(source)} examples (data.cache).')
   folder.mkdir()
-  draw = lambda i, example: task(example, np.random.default_rng((0, i)))
+
+  def draw(i, example):
+    return task(example, np.random.default_rng((0, i)))
+
   drawn = grain.MapDataset.source(source)[:count].map_with_index(draw).batch(batch_size)
   total = len(drawn)
   drawn = pipeline.prefetched(drawn, threads=threads, workers=workers)

@@ -105,7 +105,10 @@ def _special(folder: Path, settings: dict) -> tuple[list[tokenizers.AddedToken],
     if (folder / 'tokenizer.json').exists():
       added += _json(folder / 'tokenizer.json').get('added_tokens', [])
   fields = ('content', 'single_word', 'lstrip', 'rstrip', 'normalized')
-  as_dict = lambda token: dict(content=token) if isinstance(token, str) else token
+
+  def as_dict(token):
+    return dict(content=token) if isinstance(token, str) else token
+
   tokens = {}
   for token in map(as_dict, [*added, *named.values()]):
     settings = {name: token[name] for name in fields if name in token}

@@ -34,7 +34,10 @@ def rescaled(guided: jax.Array, *, conditional: jax.Array, amount: float) -> jax
   Args:
     amount: 0 is none, 1 all of the deviation; their Eqs. 15 and 16.
   """
-  std = lambda x: jnp.std(x, axis=(1, 2, 3), keepdims=True, ddof=1)  # As diffusers has it.
+
+  def std(x):
+    return jnp.std(x, axis=(1, 2, 3), keepdims=True, ddof=1)  # As diffusers has it.
+
   return guided * (amount * std(conditional) / std(guided) + 1 - amount)
 
 

@@ -98,7 +98,10 @@ def blended(
     each: a tree of arrays [n, ...], one entry per tile, or None.
   """
   starts = jnp.asarray(tiling.starts)
-  part = lambda start, leaf: function(crop(z, start, tiling), leaf)
+
+  def part(start, leaf):
+    return function(crop(z, start, tiling), leaf)
+
   one = jax.eval_shape(part, starts[0], jax.tree.map(lambda leaf: leaf[0], each))
   scale = one.shape[1] // tiling.sides[0]
 

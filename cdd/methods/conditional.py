@@ -25,7 +25,10 @@ class Weights(NamedTuple):
 
 def velocity(level: Level) -> Weights:
   """Both terms as errors of v: ‖ε − ε̂‖² = α² ‖v − v̂‖² and ‖x − x̂‖² = σ² ‖v − v̂‖²."""
-  inverse = lambda factor: 1 / jnp.maximum(factor, LEAST) ** 2
+
+  def inverse(factor):
+    return 1 / jnp.maximum(factor, LEAST) ** 2
+
   return Weights(eps=inverse(level.alpha), x=inverse(level.sigma))
 
 
@@ -93,7 +96,10 @@ def loss(
   guidance = d_x(*view(nets, x, online.x), weights.x)
   if not eps_weight:
     return x_weight * guidance, dict(guidance=guidance)
-  teacher = lambda: decompose(z_t, nets.teacher(z_t, t, s), at_t)
+
+  def teacher():
+    return decompose(z_t, nets.teacher(z_t, t, s), at_t)
+
   z_s = jax.lax.stop_gradient(compose(predictor(online, real, teacher), at_s))  # Eq. 8 or Eq. 12
   # Algorithm 1 prints t here, Eq. 11 prints s; ẑ_s lies at s.
   target = jax.lax.stop_gradient(decompose(z_s, nets.target(z_s, s, None), at_s))

@@ -83,7 +83,10 @@ def with_adapter(
     parameters that are not the pretrained ones.
   """
   kind = ADAPTERS[adapter.name]
-  make = lambda: kind(adapter.unet, dtype=dtype, rngs=functional.Keys(1), **adapter.settings)
+
+  def make():
+    return kind(adapter.unet, dtype=dtype, rngs=functional.Keys(1), **adapter.settings)
+
   if not hasattr(kind, 'prepare'):
     added = trees.prefixed(loaded, 'adapter') if loaded else initial(kind, make, params)
   elif loaded:
@@ -91,7 +94,10 @@ def with_adapter(
   else:
     unet, prepared = kind.prepare(unet, params)
     added = {path: leaf for path, leaf in prepared.items() if leaf is not params.get(path)}
-  module = lambda: Adapted(components.make('unet', unet, dtype=dtype), make())
+
+  def module():
+    return Adapted(components.make('unet', unet, dtype=dtype), make())
+
   return module, unet, added
 
 
@@ -102,5 +108,8 @@ def initial(kind: type, make: Callable[[], nnx.Module], params: Params) -> Param
     start = len(kind.copies_unet_below) + bool(kind.copies_unet_below)
     twins = {path: 'unet.' + path[start:] for path in functional.abstract(make)[1]}
     copied = {path: params[twin] for path, twin in twins.items() if twin in params}
-  fresh = lambda: {k: leaf for k, leaf in functional.bind(make())[1].items() if k not in copied}
+
+  def fresh():
+    return {k: leaf for k, leaf in functional.bind(make())[1].items() if k not in copied}
+
   return trees.prefixed(copied | jax.tree.map(np.asarray, jax.jit(fresh)()), 'adapter')

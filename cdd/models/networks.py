@@ -57,7 +57,10 @@ class Networks(NamedTuple):
     Args:
       tile: the side of overlapping tiles of latents, for images too large to encode at once.
     """
-    encode = lambda part: self.moments(params, 2 * part - 1)[0]
+
+    def encode(part):
+      return self.moments(params, 2 * part - 1)[0]
+
     return (_in_tiles(encode, images, tile, self.factor) - self.shift) * self.scale
 
   def decode(self, params: Params, latents: Array, *, tile: int | None = None) -> Array:
@@ -88,7 +91,10 @@ class Networks(NamedTuple):
     self, params: Params, raw: dict[str, Array], *, tile: int | None = None
   ) -> Condition:
     """What the adapter reads, each in its space and encoded in tiles if asked, and the text."""
-    read = lambda name, space: SPACES[space](self, params, raw, name, tile)
+
+    def read(name, space):
+      return SPACES[space](self, params, raw, name, tile)
+
     arrays = {name: read(name, space) for name, space in self.reads.items()}
     return Condition(arrays, self.text(params, raw))
 
@@ -98,7 +104,10 @@ class Networks(NamedTuple):
     One encoder (SD 1.x, 2.x): its last states. Two (SDXL): the last but one of both, the projected
     state of the second, and the sizes.
     """
-    read = lambda name, tokens: getattr(self, name)(trees.select(params, name), '__call__', tokens)
+
+    def read(name, tokens):
+      return getattr(self, name)(trees.select(params, name), '__call__', tokens)
+
     first = read('text_encoder', raw['tokens'])
     if self.text_encoder_2 is None:
       return Text(first.last)
@@ -139,7 +148,9 @@ class Networks(NamedTuple):
     bounds = jax.lax.map(bind, jnp.asarray(tiling.starts))
 
     def denoise(z: Array, t: Array, s: Array | None) -> Array:
-      part = lambda tile, bound: self._denoise(params, guide, bound, tile, t, s)
+      def part(tile, bound):
+        return self._denoise(params, guide, bound, tile, t, s)
+
       return tiles.blended(part, z, bounds, tiling)
 
     return denoise

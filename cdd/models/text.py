@@ -59,7 +59,9 @@ class TextOutput(NamedTuple):
 
 class SelfAttention(nnx.Module):
   def __init__(self, config: TextConfig, *, dtype, rngs):
-    linear = lambda: nnx.Linear(config.hidden_size, config.hidden_size, dtype=dtype, rngs=rngs)
+    def linear():
+      return nnx.Linear(config.hidden_size, config.hidden_size, dtype=dtype, rngs=rngs)
+
     self.q_proj, self.k_proj, self.v_proj, self.out_proj = linear(), linear(), linear(), linear()
     self.heads = config.num_attention_heads
 
@@ -81,9 +83,11 @@ class MLP(nnx.Module):
 
 class Layer(nnx.Module):
   def __init__(self, config: TextConfig, *, dtype, rngs):
-    layer_norm = lambda: nnx.LayerNorm(
-      config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs
-    )
+    def layer_norm():
+      return nnx.LayerNorm(
+        config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs
+      )
+
     self.self_attn = SelfAttention(config, dtype=dtype, rngs=rngs)
     self.layer_norm1, self.layer_norm2 = layer_norm(), layer_norm()
     self.mlp = MLP(config, dtype=dtype, rngs=rngs)
@@ -95,9 +99,11 @@ class Layer(nnx.Module):
 
 class Embeddings(nnx.Module):
   def __init__(self, config: TextConfig, *, rngs):
-    embed = lambda count: nnx.Embed(
-      count, config.hidden_size, embedding_init=nnx.initializers.normal(0.02), rngs=rngs
-    )
+    def embed(count):
+      return nnx.Embed(
+        count, config.hidden_size, embedding_init=nnx.initializers.normal(0.02), rngs=rngs
+      )
+
     self.token_embedding = embed(config.vocab_size)
     self.position_embedding = embed(config.max_position_embeddings)
 
@@ -108,7 +114,9 @@ class Embeddings(nnx.Module):
 
 class Encoder(nnx.Module):
   def __init__(self, config: TextConfig, *, dtype, rngs):
-    make = lambda: Layer(config, dtype=dtype, rngs=rngs)
+    def make():
+      return Layer(config, dtype=dtype, rngs=rngs)
+
     self.layers = nnx.List([make() for _ in range(config.num_hidden_layers)])
 
 

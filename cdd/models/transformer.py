@@ -13,9 +13,9 @@ class Attention(nnx.Module):
   """Queries [b, n, d] attend to a context [b, m, k]."""
 
   def __init__(self, channels, context, *, heads, dtype, rngs):
-    linear = lambda inputs, bias: nnx.Linear(
-      inputs, channels, use_bias=bias, dtype=dtype, rngs=rngs
-    )
+    def linear(inputs, bias):
+      return nnx.Linear(inputs, channels, use_bias=bias, dtype=dtype, rngs=rngs)
+
     self.to_q = linear(channels, False)
     self.to_k, self.to_v = linear(context, False), linear(context, False)
     self.to_out = nnx.List([linear(channels, True)])
@@ -54,7 +54,9 @@ class BasicTransformerBlock(nnx.Module):
   """x + attention(x), x + attention(x, text), x + feed-forward(x), each of a normalised x."""
 
   def __init__(self, channels, context, *, heads, dtype, rngs):
-    layer_norm = lambda: nnx.LayerNorm(channels, epsilon=1e-5, dtype=dtype, rngs=rngs)
+    def layer_norm():
+      return nnx.LayerNorm(channels, epsilon=1e-5, dtype=dtype, rngs=rngs)
+
     self.norm1, self.norm2, self.norm3 = layer_norm(), layer_norm(), layer_norm()
     self.attn1 = Attention(channels, channels, heads=heads, dtype=dtype, rngs=rngs)
     self.attn2 = Attention(channels, context, heads=heads, dtype=dtype, rngs=rngs)
@@ -77,14 +79,22 @@ class Transformer2DModel(nnx.Module):
       else (lambda: conv(channels, channels, 1, dtype=dtype, rngs=rngs))
     )
     self.proj_in, self.proj_out = make(), make()
-    block = lambda: BasicTransformerBlock(channels, context, heads=heads, dtype=dtype, rngs=rngs)
+
+    def block():
+      return BasicTransformerBlock(channels, context, heads=heads, dtype=dtype, rngs=rngs)
+
     self.transformer_blocks = nnx.List([block() for _ in range(depth)])
     self.linear = linear
 
   def __call__(self, x: Array, text: Array) -> Array:
     b, h, w, c = x.shape
-    tokens = lambda y: y.reshape(b, h * w, c)
-    pixels = lambda y: y.reshape(b, h, w, c)
+
+    def tokens(y):
+      return y.reshape(b, h * w, c)
+
+    def pixels(y):
+      return y.reshape(b, h, w, c)
+
     y = self.norm(x)
     # A 1x1 convolution and a linear layer commute with the reshape; the kernels' shapes differ.
     y = self.proj_in(tokens(y)) if self.linear else tokens(self.proj_in(y))

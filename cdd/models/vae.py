@@ -35,7 +35,10 @@ class Attention(nnx.Module):
 
   def __init__(self, channels, *, groups, dtype, rngs):
     self.group_norm = GroupNorm(channels, groups, epsilon=1e-6)
-    linear = lambda: nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
+
+    def linear():
+      return nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
+
     self.to_q, self.to_k, self.to_v = linear(), linear(), linear()
     self.to_out = nnx.List([linear()])
 
@@ -48,9 +51,9 @@ class Attention(nnx.Module):
 
 class MidBlock(nnx.Module):
   def __init__(self, channels, *, groups, dtype, rngs):
-    make = lambda: ResnetBlock2D(
-      channels, channels, groups=groups, epsilon=1e-6, dtype=dtype, rngs=rngs
-    )
+    def make():
+      return ResnetBlock2D(channels, channels, groups=groups, epsilon=1e-6, dtype=dtype, rngs=rngs)
+
     self.resnets = nnx.List([make(), make()])
     self.attentions = nnx.List([Attention(channels, groups=groups, dtype=dtype, rngs=rngs)])
 

@@ -90,7 +90,10 @@ def config_of(path: Path) -> Spec:
     raise UserError(f'{path}: a ControlNet with global_pool_conditions is not supported.')
   name = kinds[kind]
   layout = LAYOUTS[name]
-  frozen = lambda value: tuple(value) if isinstance(value, list) else value
+
+  def frozen(value):
+    return tuple(value) if isinstance(value, list) else value
+
   settings = {
     ours: frozen(fields[field]) for ours, field in layout.fields.items() if field in fields
   }

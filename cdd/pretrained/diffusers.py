@@ -61,7 +61,10 @@ def load(
   for component in [name for name in COMPONENTS if (folder / name).is_dir()]:
     fields[component] = weights.read_json(folder / component / 'config.json')
     configs[component] = _config(folder / component, component, fields[component])
-    within = lambda path, array, component=component: place(f'{component}.{path}', array)
+
+    def within(path, array, component=component):
+      return place(f'{component}.{path}', array)
+
     tree = _params(
       folder / component, component, configs[component], place=within, dtype=dtype, variant=variant
     )

@@ -29,12 +29,14 @@ class Component(NamedTuple):
 
 
 def _of_text(name: str) -> Component:
-  extra = lambda config: dict(
-    model_type='clip_text_model',
-    architectures=(name,),
-    bos_token_id=config.eos_token_id - 1,
-    pad_token_id=config.eos_token_id,
-  )
+  def extra(config):
+    return dict(
+      model_type='clip_text_model',
+      architectures=(name,),
+      bos_token_id=config.eos_token_id - 1,
+      pad_token_id=config.eos_token_id,
+    )
+
   # transformers 5 writes CLIPTextModel without the prefix that the hub's files have.
   older = ((r'^(embeddings|encoder|final_layer_norm)\.', r'text_model.\1.'),)
   return Component('model', 'transformers', name, supported.text_encoder, older, extra)
@@ -80,7 +82,10 @@ def parse(component: str, fields: Mapping[str, Any]):
   """
   COMPONENTS[component].check(fields)
   kind = NETWORKS[component].config
-  frozen = lambda value: tuple(map(frozen, value)) if isinstance(value, list) else value
+
+  def frozen(value):
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
+
   return kind(**{name: frozen(fields[name]) for name in kind._fields if name in fields})
 
 

@@ -22,7 +22,10 @@ RESNET = dict(
 def controlnet(config: UNetConfig, *, hint_widths: Sequence[int] = (16, 32, 96, 256), **_) -> Table:
   """ControlNet's `cldm` layout, whose blocks are counted through all levels."""
   per_level = config.layers_per_block + 1
-  block = lambda m: f'input_blocks.{int(m[1]) * per_level + int(m[2]) + 1}'
+
+  def block(m):
+    return f'input_blocks.{int(m[1]) * per_level + int(m[2]) + 1}'
+
   resnet = r'resnets\.(\d+)\.(norm1|conv1|time_emb_proj|norm2|conv2|conv_shortcut)'
   hint = r'controlnet_cond_embedding\.'
   return (

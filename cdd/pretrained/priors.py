@@ -83,8 +83,13 @@ def networks(spec, prior: diffusers.Pretrained) -> tuple[Networks, Params]:
 
 def _with(prior: diffusers.Pretrained, component: str, config) -> diffusers.Pretrained:
   """The prior with a freshly initialised component; nothing is left of one that it had."""
-  make = lambda: functional.bind(components.make(component, config))[1]
-  without = lambda tree: {name: tree[name] for name in tree if name.split('.')[0] != component}
+
+  def make():
+    return functional.bind(components.make(component, config))[1]
+
+  def without(tree):
+    return {name: tree[name] for name in tree if name.split('.')[0] != component}
+
   params = trees.prefixed(jax.tree.map(np.asarray, jax.jit(make)()), component)
   return prior._replace(
     configs={**prior.configs, component: config},

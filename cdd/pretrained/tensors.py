@@ -89,8 +89,13 @@ def read(path: Path) -> dict[str, Stored]:
 
 def _stored(path: Path, key: str, entry, start: int) -> Stored:
   """An entry of a header, once it is sound."""
-  number = lambda value: type(value) is int and value >= 0
-  numbers = lambda value: isinstance(value, list) and all(map(number, value))
+
+  def number(value):
+    return type(value) is int and value >= 0
+
+  def numbers(value):
+    return isinstance(value, list) and all(map(number, value))
+
   fields = entry if isinstance(entry, dict) else {}
   name, shape, offsets = (fields.get(field) for field in ('dtype', 'shape', 'data_offsets'))
   if not (numbers(shape) and numbers(offsets) and len(offsets) == 2):

@@ -55,7 +55,10 @@ def how_to_convert(source: Path) -> str:
 def _shards(index: Path) -> dict[str, Stored]:
   """The tensors that an index names, each from the shard where it should be."""
   places = read_json(index).get('weight_map')
-  plain = lambda name: isinstance(name, str) and Path(name).name == name
+
+  def plain(name):
+    return isinstance(name, str) and Path(name).name == name
+
   if not (isinstance(places, dict) and all(map(plain, places.values()))):
     raise UserError(f'{index} has no weight_map of tensors and the names of their files.')
   names = sorted(set(places.values()))
@@ -71,7 +74,10 @@ def write(
   folder: Path, stem: str, found: Mapping[str, Any], *, dtype=None, max_shard_size: int = SHARD
 ) -> None:
   """Writes tensors as `stem`.safetensors, or as shards and their index if they are too large."""
-  width = lambda tensor: np.dtype(dtype or tensor.dtype).itemsize
+
+  def width(tensor):
+    return np.dtype(dtype or tensor.dtype).itemsize
+
   sizes = {key: math.prod(tensor.shape) * width(tensor) for key, tensor in found.items()}
   shards, room = [], 0
   for key in found:

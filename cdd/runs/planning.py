@@ -93,7 +93,10 @@ def prior(spec, family: Mapping | None) -> diffusers.Pretrained:
   }
   params = {}
   for name, config in configs.items():
-    make = lambda name=name, config=config: components.make(name, config)
+
+    def make(name=name, config=config):
+      return components.make(name, config)
+
     params |= trees.prefixed(functional.abstract(make)[1], name)
   zeros = {k: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for k, leaf in params.items()}
   return diffusers.Pretrained(configs, zeros, fields['scheduler'], {})
@@ -101,7 +104,10 @@ def prior(spec, family: Mapping | None) -> diffusers.Pretrained:
 
 def of_folder(folder: Path) -> dict[str, dict]:
   """Component -> its fields, of the JSON files of a diffusers folder."""
-  read = lambda path: json.loads(path.read_text())
+
+  def read(path):
+    return json.loads(path.read_text())
+
   return {path.parent.name: read(path) for path in folder.glob('*/*config.json')}
 
 
@@ -129,7 +135,10 @@ def compiled(config, prior: diffusers.Pretrained, resolution: int, devices: list
   memory = executable.memory_analysis()
   held = sum(map(on_one_chip, jax.tree.leaves(arguments)))
   new = memory.output_size_in_bytes - memory.alias_size_in_bytes  # What is donated counts once.
-  count = lambda tree: sum(math.prod(leaf.shape) for leaf in tree.values())
+
+  def count(tree):
+    return sum(math.prod(leaf.shape) for leaf in tree.values())
+
   return Plan(
     trainable=count(train),
     total=count(everything),
@@ -144,7 +153,10 @@ def compiled(config, prior: diffusers.Pretrained, resolution: int, devices: list
 
 def placed(shapes, places):
   """Shapes with their shardings."""
-  of = lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+  def of(leaf, place):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
   return jax.tree.map(of, shapes, places)
 
 
@@ -156,7 +168,10 @@ def on_one_chip(leaf: jax.ShapeDtypeStruct) -> int:
 def batch_shapes(config, prior, networks, resolution: int) -> dict[str, jax.ShapeDtypeStruct]:
   """The shapes of a global batch; latents where the config encodes them ahead."""
   count = config.data.batch_size
-  shape = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct((count, *sizes), dtype)
+
+  def shape(*sizes, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct((count, *sizes), dtype)
+
   image = shape(resolution, resolution, 3)
   batch = dict.fromkeys(('image', *networks.reads), image)
   if config.data.get('cache', 0):

@@ -40,7 +40,10 @@ def program(config, networks: Networks, train: Params, mesh) -> Program:
   optimizer = bind(OPTIMIZERS, config.optimizer, 'optimizer')(steps=config.steps)
   follow = bind(TARGETS, config.target, 'target')
   has_copy = bool(jax.eval_shape(follow, train, train, 0))
-  create = lambda params: states.create(params, optimizer, has_copy=has_copy)
+
+  def create(params):
+    return states.create(params, optimizer, has_copy=has_copy)
+
   shapes = jax.eval_shape(create, train)
   places = sharding.of_state(shapes, mesh, config.sharding)
   update = steps.make(objective(config, networks), optimizer, follow, accumulate=config.accumulate)

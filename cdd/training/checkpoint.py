@@ -23,7 +23,10 @@ class Checkpoints:
     self._abstract = abstract
     rules = [policies.LatestN(keep)]
     if best:
-      lower = lambda metrics: metrics[best] if metrics else float('inf')
+
+      def lower(metrics):
+        return metrics[best] if metrics else float('inf')
+
       rules.append(
         policies.BestN(
           get_metric_fn=lower, reverse=True, n=1, keep_checkpoints_without_metrics=False

@@ -58,8 +58,13 @@ def orthogonal(*, b1: float, b2: float) -> optax.GradientTransformation:
 
 def kernels(params: Params) -> dict:
   """The axes of each kernel as a matrix, inputs by outputs (HWIO folds to HWI by O); else None."""
-  matrix = lambda leaf: MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
-  is_kernel = lambda path, leaf: path.endswith('kernel') and leaf.ndim > 1
+
+  def matrix(leaf):
+    return MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+
+  def is_kernel(path, leaf):
+    return path.endswith('kernel') and leaf.ndim > 1
+
   return {path: matrix(leaf) if is_kernel(path, leaf) else None for path, leaf in params.items()}
 
 

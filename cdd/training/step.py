@@ -31,7 +31,10 @@ def gradients(objective: Objective, state: State, frozen: Params, batch, rng, *,
   keys = jax.random.split(rng, accumulate)
   first = jax.eval_shape(one, jax.tree.map(lambda leaf: leaf[0], micros), keys[0])
   zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
-  add = lambda total, item: (jax.tree.map(jnp.add, total, one(*item)), None)
+
+  def add(total, item):
+    return (jax.tree.map(jnp.add, total, one(*item)), None)
+
   total, _ = jax.lax.scan(add, zeros, (micros, keys))
   return jax.tree.map(lambda leaf: leaf / accumulate, total)
 

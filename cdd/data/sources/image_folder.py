@@ -68,7 +68,8 @@ def _listing(folder: Path, split: str | None) -> list[tuple[str, str]]:
   if split is not None:
     raise UserError(f'{metadata} is missing, and split={split!r} is written there.')
   names = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-  beside = lambda p: (
-    p.with_suffix('.txt').read_text().strip() if p.with_suffix('.txt').exists() else ''
-  )
+
+  def beside(p):
+    return p.with_suffix('.txt').read_text().strip() if p.with_suffix('.txt').exists() else ''
+
   return [(p.name, beside(p)) for p in names]

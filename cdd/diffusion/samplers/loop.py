@@ -37,7 +37,9 @@ def run(
   # Sampling may end at the level of its last evaluation; it then stays there.
   if any(s >= t for t, s in pairwise(times[:-1])) or not 0 <= times[-1] <= times[-2]:
     raise ValueError(f'Sampling times must fall strictly, not {times}.')
-  at = lambda t: jnp.broadcast_to(t, (z.shape[0], 1, 1, 1))
+
+  def at(t):
+    return jnp.broadcast_to(t, (z.shape[0], 1, 1, 1))
 
   def body(carry, item):
     (z, memory), (t, s, key) = carry, item
@@ -49,7 +51,10 @@ def run(
     return (z, memory), None
 
   visited = jnp.array(times, jnp.int32)
-  split = lambda key: jax.random.split(key, len(times))
+
+  def split(key):
+    return jax.random.split(key, len(times))
+
   keys = jax.vmap(split, out_axes=1)(rng) if rng.ndim else split(rng)
   steps = (visited[:-1], visited[1:], keys[:-1])
   return jax.lax.scan(body, (z, sampler.init(z)), steps)[0][0]

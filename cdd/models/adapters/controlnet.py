@@ -58,7 +58,10 @@ class ControlNet(Encoder):
     self.controlnet_cond_embedding = HintNetwork(
       conditioning_channels, first, tuple(hint_widths), dtype=dtype, rngs=rngs
     )
-    zero = lambda width: conv(width, width, 1, zero=True, dtype=dtype, rngs=rngs)
+
+    def zero(width):
+      return conv(width, width, 1, zero=True, dtype=dtype, rngs=rngs)
+
     self.controlnet_down_blocks = nnx.List([zero(width) for width in skip_channels(config)])
     self.controlnet_mid_block = zero(last)
 

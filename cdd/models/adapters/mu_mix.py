@@ -48,7 +48,10 @@ class MuMix(nnx.Module):
     if self.sees_t:
       hints = self.encoder.encode(c.arrays['condition'], index, c.text)
     mu = jnp.broadcast_to(self.mu[...], (max(self.level_of_skip) + 2,))
-    mix = lambda z, c, level: z + mu[level].astype(z.dtype) * (c - z)
+
+    def mix(z, c, level):
+      return z + mu[level].astype(z.dtype) * (c - z)
+
     skips = map(mix, features.skips, hints.skips, self.level_of_skip)
     return features._replace(skips=tuple(skips), mid=mix(features.mid, hints.mid, -1))
 

@@ -31,8 +31,14 @@ class Kind(NamedTuple):
   num_res_blocks: int
 
 
-same = lambda widths: tuple(widths)
-with_last_again = lambda widths: (*widths, widths[-1])
+def same(widths):
+  return tuple(widths)
+
+
+def with_last_again(widths):
+  return (*widths, widths[-1])
+
+
 KINDS = dict(
   full_adapter=Kind(lambda level: level > 0, same, same, 8, 2),
   # SDXL's first level halves z, and its middle block takes a feature too.

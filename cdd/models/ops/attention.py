@@ -15,8 +15,11 @@ def attend(query: Array, key: Array, value: Array, heads: int, *, mask: Array | 
   Args:
     mask: [n, m]; where it is False, a query does not see a key.
   """
+
   # Heads first: XLA's CPU backend is four times slower where they lie between n and d.
-  split = lambda x: x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+  def split(x):
+    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
   query, key, value = split(query), split(key), split(value)
   large = query.shape[2] * key.shape[2] >= LARGE
   out = streamed(query, key, value) if large and mask is None else at_once(query, key, value, mask)
