@@ -3,8 +3,7 @@ import os
 import shutil
 import tempfile
 
-from cdd.core import runtime
-
+# What jax reads when it is imported.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # The networks of the tests are tiny: compiling them would take most of the time.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
@@ -13,12 +12,14 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='cdd_tests_')
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
   atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
-runtime.configure()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 import tiny  # noqa: E402
 
+from cdd.core import runtime  # noqa: E402
+
+runtime.configure()
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 

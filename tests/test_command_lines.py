@@ -1,0 +1,119 @@
+"""The command lines: what they print, where they find configs, and how they answer mistakes."""
+
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import commands
+import pytest
+import tiny
+import yaml
+
+from cdd.core import cli
+from cdd.core.errors import UserError
+
+# Lines of cdd.main that are wrong, and what the answer names.
+WRONG = [
+  (['--config=nonsense'], "'nonsense'; choose one of ['depth', 'instruct_edit', 'pretrain'"),
+  (['--config=depth:tiny', '--config.stpes=3'], "'stpes'"),
+  (['--config=depth:tiny', '--config.steps=many'], "'many'"),
+  (['--config=instruct_edit'], "Unknown task 'instruct_edit'; choose one of ['depth'"),
+  (['--config=depth:tiny', '--config.prior.path=nowhere'], "'nowhere'"),
+  (['--config=depth:tiny', 'steps=3'], "'steps=3'"),
+  (['--stpes=3'], "'stpes'"),
+  ([], '--config'),
+]
+# The flags of each command that its help shows first.
+HELP = {
+  'cdd.main': ['config', '[no]distributed', '[no]print_config', 'workdir'],
+  'cdd.plan': ['config', 'family', 'resolution', 'topology'],
+  'cdd.sample': ['adapter', 'condition', 'dtype', 'guidance', 'image_guidance', 'model'],
+  'cdd.convert': ['adapter', 'dtype', 'max_shard_size', '[no]overwrite', 'prior', 'source'],
+}
+PRINTED = ['--config=depth:tiny', '--config.steps=7', '--config.method.dt=20', '--print_config']
+
+
+@pytest.fixture(scope='module')
+def said(tmp_path_factory):
+  """What every command line of this file says in an empty folder, which is to stay empty."""
+  folder = tmp_path_factory.mktemp('empty')
+  lines = [['cdd.main', *words] for words, _ in WRONG] + [['cdd.main', *PRINTED]]
+  lines += [[module, '--help'] for module in HELP]
+  lines.append(['cdd.convert', '--source=nowhere', f'--target={folder / "out"}'])
+  done = commands.run(lines, cwd=folder)
+  assert not list(folder.iterdir())
+  wrong, (printed, *helps, unconverted) = done[: len(WRONG)], done[len(WRONG) :]
+  helps = dict(zip(HELP, helps, strict=True))
+  return SimpleNamespace(wrong=wrong, printed=printed, helps=helps, unconverted=unconverted)
+
+
+def test_a_mistake_is_answered_in_one_line_without_a_traceback(said):
+  for done, (_, message) in zip(said.wrong, WRONG, strict=True):
+    (line,) = done.err.splitlines()
+    assert done.code == 1 and line.startswith('error: ') and message in line
+  (line,) = said.unconverted.err.splitlines()
+  assert said.unconverted.code == 1 and "no pretrained model at 'nowhere'" in line
+
+
+def test_a_config_is_found_by_name_and_printed_whole_with_what_was_overridden(said):
+  assert said.printed.code == 0 and not said.printed.err
+  printed = yaml.unsafe_load(said.printed.out)
+  config = cli.load(tiny.ROOT / 'configs/depth.py', 'tiny')
+  config.steps, config.method.dt = 7, 20
+  assert printed == config.to_dict()
+
+
+@pytest.mark.parametrize('module', HELP)
+def test_the_help_shows_the_flags_of_a_command_and_its_config_first(module, said):
+  done = said.helps[module]
+  assert re.findall(r'^  --([^:\s]+):', done.out, re.M)[: len(HELP[module])] == HELP[module]
+  assert f'python -m {module}' in done.out and not done.err
+
+
+def test_importing_sampling_sets_nothing_of_the_process():
+  code = (
+    'import os; before = dict(os.environ); import jax; cache = jax.config.jax_compilation_cache_dir'
+    '; import cdd.sampling; assert dict(os.environ) == before; '
+    'assert jax.config.jax_compilation_cache_dir == cache; '
+    'from jax._src import xla_bridge; assert not xla_bridge._backends'
+  )
+  done = subprocess.run([sys.executable, '-c', code], cwd=tiny.ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--config=configs/dept.py'], r"no config 'configs/dept.py'; choose one of \['depth', "),
+    (['--config', 'configs/depth.py:tinny'], r"Unknown size 'tinny'; choose one of \['full'"),
+    (['--config=depth:tiny,method=x'], r"Unknown method 'x'; choose one of \['cond"),
+    (['--config=depth:tiny,methd=x'], r"Unknown option 'methd' in .*choose from"),
+    (['--config=pretrain:x'], r"Unknown stage 'x'; choose one of \['autoencoder'"),
+    (['--config=configs/common.py'], r"'configs/common.py' is not a config"),
+    (
+      ['--config=depth:tiny', '--config.optimizer.rate=1'],
+      r"Unknown field 'rate' of config.optimizer; choose one of \['clip', .*'learning_rate'",
+    ),
+    (['--config=depth:tiny', '--config.stpes', '3'], r"Unknown field 'stpes' of config;"),
+  ],
+)
+def test_what_a_command_line_names_wrongly_is_said_with_the_choices(
+  arguments, message, monkeypatch
+):
+  monkeypatch.chdir(tiny.ROOT)
+  with pytest.raises(UserError, match=message):
+    cli.resolved(['main', *arguments])
+
+
+def test_a_file_of_ones_own_is_a_config_and_stays_what_it_was_called(tmp_path, monkeypatch):
+  (tmp_path / 'depth.py').write_text('from configs.depth import get_config')
+  monkeypatch.chdir(tmp_path)
+  found = lambda *words: cli.resolved(['main', *words])[1:]
+  assert found('--config=depth.py:tiny', '--config.steps=3') == [
+    '--config=depth.py:tiny',
+    '--config.steps=3',
+  ]
+  (ours,) = found('--config=depth:tiny')
+  assert ours.endswith('configs/depth.py:tiny')
+  assert found('--config', 'depth')[1] == ours.removeprefix('--config=').removesuffix(':tiny')
