@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 
+from cdd import assets
 from cdd.assets import PHOTOS
 from cdd.metrics import lpips
 
@@ -77,3 +79,11 @@ def test_equal_images_are_at_distance_zero_with_a_finite_gradient():
   flat = np.zeros_like(a)
   grad = jax.grad(lambda x: lpips.lpips(weights, x, flat).sum())(flat)
   assert np.isfinite(grad).all()
+
+
+def test_the_trunk_ships_as_float16_and_the_heads_as_float32():
+  stored = {name: leaf.dtype for name, leaf in load_file(assets.LPIPS).items()}
+  trunk = {name for name in stored if name.startswith('features.')}
+  assert {stored[name] for name in trunk} == {np.dtype('float16')} and len(trunk) == 10
+  assert {stored[name] for name in stored.keys() - trunk} == {np.dtype('float32')}
+  assert {leaf.dtype for leaf in lpips.load().values()} == {np.dtype('float32')}
