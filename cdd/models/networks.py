@@ -179,14 +179,17 @@ class Networks(NamedTuple):
 
 
 def _latent(networks: Networks, params: Params, raw, name: str, tile: int | None) -> Array:
+  """Latents as the U-Net has them, scaled."""
   return networks.latents(params, raw, name, tile=tile)
 
 
 def _unscaled_latent(networks: Networks, params: Params, raw, name: str, tile: int | None) -> Array:
+  """The autoencoder's mode."""
   return networks.latents(params, raw, name, tile=tile) / networks.scale + networks.shift
 
 
 def _pixel(networks: Networks, params: Params, raw, name: str, tile: int | None) -> Array:
+  """Pixels in [0, 1]."""
   del networks, params, tile
   return raw[name]
 

@@ -4,21 +4,22 @@ import numpy as np
 import pytest
 from flax import nnx
 from torch_peers import SMALL as CONFIG
+from torch_peers import seen
 
 from cdd.core import trees
-from cdd.core.types import Condition, Text
-from cdd.models import functional
+from cdd.core.types import Text
+from cdd.models import assemble, functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
 from cdd.models.unet import UNet2DConditionModel
-from cdd.runs import experiment as build
 
 RNG = np.random.default_rng(0)
 Z = jnp.asarray(RNG.normal(size=(2, 8, 8, 4)), jnp.float32)
 TEXT = Text(jnp.asarray(RNG.normal(size=(2, 5, 12)), jnp.float32))
 INDEX = jnp.array([10, 700])
-LATENT = Condition(jnp.asarray(RNG.normal(size=(2, 8, 8, 4)), jnp.float32), TEXT)
-PIXEL = Condition(jnp.asarray(RNG.uniform(size=(2, 32, 32, 3)), jnp.float32), TEXT)
+LATENTS = jnp.asarray(RNG.normal(size=(2, 8, 8, 4)), jnp.float32)
+PIXELS = jnp.asarray(RNG.uniform(size=(2, 32, 32, 3)), jnp.float32)
+LATENT, PIXEL = seen(LATENTS, TEXT), seen(PIXELS, TEXT)
 KINDS = [
   ('mu_mix', {}, LATENT),
   ('mu_mix', dict(per_level=True), LATENT),
@@ -36,7 +37,7 @@ def adapted(name, settings):
   apply, _ = functional.abstract(
     lambda: Adapted(UNet2DConditionModel(CONFIG, rngs=nnx.Rngs(0)), plug())
   )
-  return apply, {**unet, **build.initial_adapter(kind, plug, unet)}
+  return apply, {**unet, **assemble.initial(kind, plug, unet)}
 
 
 @pytest.mark.parametrize(('name', 'settings', 'c'), KINDS)
@@ -71,7 +72,7 @@ def test_equation_10_in_numpy():
   module, _ = functional.abstract(lambda: UNet2DConditionModel(CONFIG, rngs=nnx.Rngs(0)))
   unet = trees.select(params, 'unet')
   own = module(unet, 'encode', Z, INDEX, TEXT)
-  new = module(unet, 'encode', LATENT.image, jnp.zeros(2, jnp.int32), TEXT)
+  new = module(unet, 'encode', LATENTS, jnp.zeros(2, jnp.int32), TEXT)
   levels = [
     0,
     0,
@@ -102,7 +103,7 @@ def test_hints_computed_once_equal_hints_computed_at_every_step(name, settings, 
 def test_the_condition_changes_the_output_once_mu_has_moved():
   apply, params = adapted('mu_mix', {})
   params['adapter.mu'] = jnp.asarray(0.3)
-  other = LATENT._replace(image=LATENT.image + 1)
+  other = seen(LATENTS + 1, TEXT)
   a, b = (apply(params, '__call__', Z, c, INDEX) for c in (LATENT, other))
   assert np.abs(a - b).max() > 1e-3
 
@@ -133,7 +134,7 @@ def test_controlnet_equals_diffusers():
   nchw = lambda x: torch.tensor(np.asarray(x).transpose(0, 3, 1, 2))
   index, text = torch.tensor(np.asarray(INDEX)), torch.tensor(np.asarray(TEXT.states))
   with torch.no_grad():
-    down, mid = control(nchw(Z), index, text, nchw(PIXEL.image), return_dict=False)
+    down, mid = control(nchw(Z), index, text, nchw(PIXELS), return_dict=False)
     out = unet(
       nchw(Z),
       index,

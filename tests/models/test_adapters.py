@@ -32,6 +32,7 @@ from torch_peers import (
   nhwc,
   predict,
   same_state,
+  seen,
   shaken,
   torch_controlnet,
   torch_predict,
@@ -44,15 +45,14 @@ from torch_peers import (
 
 from cdd.core import trees
 from cdd.core.errors import UserError
-from cdd.core.types import Condition
-from cdd.models import functional
+from cdd.models import assemble, functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS, t2i_adapter
+from cdd.models.adapters.adapter import Spec, parameters
 from cdd.models.networks import Networks
 from cdd.models.unet import UNetConfig
 from cdd.pretrained import adapter_folders as adapters
 from cdd.pretrained import names
-from cdd.runs import experiment as build
 
 SD15 = UNetConfig(cross_attention_dim=768)
 SDXL = UNetConfig(
@@ -69,7 +69,7 @@ def test_a_controlnet_folder_computes_as_in_diffusers_and_comes_back(order, tmp_
   control = torch_controlnet(controlnet_conditioning_channel_order=order)
   control.save_pretrained(tmp_path / 'theirs')
   spec, weights = adapters.start(dict(name='controlnet', path=tmp_path / 'theirs'), CONFIG)
-  got = predict(*adapted(unet, spec, weights), Condition(PIXELS, TEXT))
+  got = predict(*adapted(unet, spec, weights), seen(PIXELS))
   close(got, with_controlnet(unet, control, PIXELS))
   adapters.save(spec, weights, tmp_path / 'ours', dtype=np.float32)
   back = again(reference.ControlNetModel, tmp_path / 'ours')
@@ -83,7 +83,7 @@ def test_a_t2i_adapter_folder_computes_as_in_diffusers_and_comes_back(kind, tmp_
   unet, adapter = torch_unet(), torch_t2i(kind)
   adapter.save_pretrained(tmp_path / 'theirs')
   spec, weights = adapters.start(dict(name='t2i_adapter', path=tmp_path / 'theirs'), CONFIG)
-  got = predict(*adapted(unet, spec, weights), Condition(PIXELS, TEXT), once=True)
+  got = predict(*adapted(unet, spec, weights), seen(PIXELS), once=True)
   close(got, with_t2i(unet, adapter, PIXELS))
   assert np.abs(got - nhwc(torch_predict(unet))).max() > 1e-2  # The features were added.
   adapters.save(spec, weights, tmp_path / 'ours', dtype=np.float32)
@@ -101,7 +101,7 @@ def test_the_adapters_of_sdxl_compute_as_in_diffusers_and_come_back(name, tmp_pa
   )[name]()
   theirs.save_pretrained(tmp_path / 'theirs')
   spec, weights = adapters.start(dict(name=name, path=tmp_path / 'theirs'), XL)
-  got = predict(*adapted(unet, spec, weights, XL), Condition(PIXELS, XL_TEXT))
+  got = predict(*adapted(unet, spec, weights, XL), seen(PIXELS, XL_TEXT))
   close(got, reads(unet, theirs, PIXELS, text=XL_TEXT))
   assert np.abs(got - nhwc(torch_predict(unet, text=XL_TEXT))).max() > 1e-2
   adapters.save(spec, weights, tmp_path / 'ours', dtype=np.float32)
@@ -115,11 +115,11 @@ def test_features_of_odd_sizes_equal_diffusers(kind, channels):
   """The average pools keep a last, narrower column, as the U-Net's convolutions do."""
   adapter = torch_t2i(kind, in_channels=channels)
   settings = {'kind': kind, **adapter.config}
-  settings = {name: settings[name] for name in adapters.parameters('t2i_adapter')}
+  settings = {name: settings[name] for name in parameters(ADAPTERS['t2i_adapter'])}
   make = lambda: ADAPTERS['t2i_adapter'](CONFIG, rngs=nnx.Rngs(0), **settings)
   apply, shapes = functional.abstract(make)
   image = RNG.uniform(size=(1, 40, 24, channels)).astype(np.float32)
-  got = apply(tree_of(adapter, shapes), 'hints', Condition(image, TEXT))
+  got = apply(tree_of(adapter, shapes), 'hints', seen(image))
   with torch.no_grad():
     expected = adapter(nchw(image))
   assert [x.shape[1:3] for x in got] == [(10, 6), (5, 3), (3, 2), (2, 1)]
@@ -155,7 +155,8 @@ def widened():
   unet = torch_unet()
   shapes = functional.bind(abstract_unet(CONFIG))[1]
   prior = trees.prefixed(tree_of(unet, shapes), 'unet')
-  _, config, brought = build.joined(dict(name='concat'), CONFIG, prior, jnp.float32)
+  spec, _ = adapters.start(dict(name='concat'), CONFIG)
+  _, config, brought = assemble.with_adapter(spec, None, CONFIG, prior, jnp.float32)
   return unet, config, trees.select(prior | brought, 'unet')
 
 
@@ -164,7 +165,7 @@ def test_concat_starts_as_the_unconditional_model_exactly():
   # In binary fractions the first convolution is exact, in whichever order a processor adds it up.
   exact = lambda x: np.round(np.asarray(x) * 64) / 64
   params = {**params, 'conv_in.kernel': exact(params['conv_in.kernel'])}
-  c, z = Condition(exact(LATENTS), TEXT), exact(Z)
+  c, z = seen(exact(LATENTS)), exact(Z)
   plain, _ = functional.bind(abstract_unet(CONFIG))
   wide, _ = functional.bind(Adapted(abstract_unet(config), ADAPTERS['concat'](config, rngs=None)))
   narrow = {**params, 'conv_in.kernel': params['conv_in.kernel'][:, :, :4]}
@@ -172,7 +173,7 @@ def test_concat_starts_as_the_unconditional_model_exactly():
   got = predict(wide, trees.prefixed(params, 'unet'), c, z=z)
   assert np.array_equal(got, expected)
   moved = {**params, 'conv_in.kernel': params['conv_in.kernel'] + 0.1}
-  got, other = (predict(wide, trees.prefixed(moved, 'unet'), k) for k in (c, c._replace(image=Z)))
+  got, other = (predict(wide, trees.prefixed(moved, 'unet'), k) for k in (c, seen(Z)))
   assert np.abs(got - other).max() > 1e-2
 
 
@@ -182,12 +183,12 @@ def test_an_eight_channel_unet_computes_as_in_diffusers_and_comes_back(tmp_path)
   settings = dict(name='concat', path=tmp_path / 'theirs')
   spec, weights = adapters.start(settings, CONFIG)
   assert spec.unet == CONFIG._replace(in_channels=8)
-  _, config, brought = build.joined(settings, CONFIG, {}, jnp.float32)
+  _, config, brought = assemble.with_adapter(spec, weights, CONFIG, {}, jnp.float32)
   assert config == spec.unet and brought.keys() == trees.prefixed(weights, 'unet').keys()
   assert ADAPTERS['concat'].prepare(spec.unet, weights) == (spec.unet, weights)  # Widened no more.
   adapter = ADAPTERS['concat'](spec.unet, rngs=None)
   apply, _ = functional.bind(Adapted(abstract_unet(spec.unet), adapter))
-  got = predict(apply, trees.prefixed(weights, 'unet'), Condition(LATENTS, TEXT), once=True)
+  got = predict(apply, trees.prefixed(weights, 'unet'), seen(LATENTS), once=True)
   close(got, torch_predict(unet, np.concatenate([Z, LATENTS], -1)))
   adapters.save(spec, weights, tmp_path / 'ours', dtype=np.float32)
   assert same_state(again(reference.UNet2DConditionModel, tmp_path / 'ours'), unet)
@@ -195,7 +196,7 @@ def test_an_eight_channel_unet_computes_as_in_diffusers_and_comes_back(tmp_path)
 
 def test_a_widened_unet_is_read_by_diffusers(tmp_path):
   unet, config, params = widened()
-  adapters.save(adapters.Spec('concat', config, {}), params, tmp_path / 'ours', dtype=np.float32)
+  adapters.save(Spec('concat', config, {}), params, tmp_path / 'ours', dtype=np.float32)
   wide = again(reference.UNet2DConditionModel, tmp_path / 'ours')
   both = torch_predict(wide, np.concatenate([Z, LATENTS], -1))
   torch.testing.assert_close(both, torch_predict(unet), rtol=1e-5, atol=1e-5)
@@ -206,7 +207,7 @@ def test_a_condition_beside_z_is_not_scaled():
   vae = lambda params, method, images: (images[:, ::8, ::8, :1] + 0.5, None)
   empty = dict.fromkeys(Networks._fields)
   networks = Networks(**empty)._replace(
-    vae=vae, scale=0.18, shift=0.1, condition_space='unscaled_latent'
+    vae=vae, scale=0.18, shift=0.1, reads=dict(condition='unscaled_latent')
   )
   raw = dict(image=PIXELS, condition=PIXELS)
   mode = 2 * PIXELS[:, ::8, ::8, :1] - 1 + 0.5
@@ -214,7 +215,7 @@ def test_a_condition_beside_z_is_not_scaled():
   np.testing.assert_allclose(image, (mode - 0.1) * 0.18, rtol=1e-5, atol=1e-6)
   encoder = lambda params, method, tokens: types.SimpleNamespace(last=tokens)
   c = networks._replace(text_encoder=encoder).condition({}, raw | dict(tokens=TEXT.states))
-  np.testing.assert_allclose(c.image, mode, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(c.arrays['condition'], mode, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('settings', [dict(per_level=True), dict(sees_t=True)])
@@ -225,7 +226,7 @@ def test_the_recipe_of_the_docs_runs_a_mu_mix_folder_in_pytorch(settings, tmp_pa
   recipe = {}
   exec(code, recipe)
   unet, encoder = torch_unet(), shaken(torch_unet(), seed=3)
-  spec = adapters.Spec('mu_mix', CONFIG, settings)
+  spec = Spec('mu_mix', CONFIG, settings)
   shapes = functional.abstract(lambda: adapters.module(spec))[1]
   state = {key: leaf.numpy() for key, leaf in encoder.state_dict().items()}
   state = {f'encoder.{key}': leaf for key, leaf in state.items()}
@@ -236,7 +237,7 @@ def test_the_recipe_of_the_docs_runs_a_mu_mix_folder_in_pytorch(settings, tmp_pa
   again, loaded = adapters.start(dict(name='mu_mix', path=tmp_path / 'ours'), CONFIG)
   assert again.settings == dict(per_level=False, sees_t=False) | settings
   assert all(np.array_equal(loaded[path], weights[path]) for path in shapes)
-  got = predict(*adapted(unet, again, loaded), Condition(LATENTS, TEXT))
+  got = predict(*adapted(unet, again, loaded), seen(LATENTS))
   with torch.no_grad():
     mu_mix = recipe['load_mu_mix'](unet, tmp_path / 'ours')
     arrays = nchw(Z), nchw(LATENTS), torch.tensor(INDEX), torch.tensor(TEXT.states)

@@ -6,13 +6,14 @@ from flax import nnx
 from scipy.special import expit
 
 from cdd.models import blocks
+from cdd.models.ops import activations, upsampling
 
 X = np.concatenate([np.linspace(-100, 100, 20_001), [0.0, 1e-30, -1e30, 1e30]])
 EPS = np.finfo(np.float32).eps
 
 
 def test_sigmoid_is_that_of_scipy_within_two_units_in_the_last_place_of_one():
-  ours = jax.jit(blocks.sigmoid)(X.astype(np.float32))
+  ours = jax.jit(activations.sigmoid)(X.astype(np.float32))
   assert ours.dtype == jnp.float32
   np.testing.assert_allclose(ours, expit(X), rtol=0, atol=2 * EPS)
   middle = np.abs(X) < 80  # Where float32 holds the value itself.
@@ -22,15 +23,15 @@ def test_sigmoid_is_that_of_scipy_within_two_units_in_the_last_place_of_one():
 def test_silu_and_its_gradient_have_their_closed_forms():
   x = X[np.abs(X) <= 100]
   s = expit(x)
-  values = jax.jit(blocks.silu)(x.astype(np.float32))
-  slopes = jax.jit(jax.vmap(jax.grad(blocks.silu)))(x.astype(np.float32))
+  values = jax.jit(activations.silu)(x.astype(np.float32))
+  slopes = jax.jit(jax.vmap(jax.grad(activations.silu)))(x.astype(np.float32))
   np.testing.assert_allclose(values, x * s, rtol=4 * EPS, atol=1e-6)
   np.testing.assert_allclose(slopes, s * (1 + x * (1 - s)), rtol=4 * EPS, atol=1e-5)
 
 
 def test_silu_keeps_the_kind_of_its_input_and_what_is_no_number():
-  assert blocks.silu(jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16
-  assert np.isnan(blocks.silu(jnp.float32(np.nan)))
+  assert activations.silu(jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16
+  assert np.isnan(activations.silu(jnp.float32(np.nan)))
 
 
 @pytest.mark.parametrize('shape', [(2, 5, 7, 6), (1, 1, 1, 6), (2, 1, 4, 6)])
@@ -38,7 +39,7 @@ def test_the_four_phases_are_the_enlarged_pictures_convolution_and_so_are_their_
   layer = blocks.Upsample2D(6, dtype=jnp.float32, rngs=nnx.Rngs(0))
   layer.conv.bias[...] = jnp.arange(6.0)
   x = jax.random.normal(jax.random.key(1), shape)
-  reference = lambda layer, x: layer.conv(blocks.enlarge(x))
+  reference = lambda layer, x: layer.conv(upsampling.enlarge(x))
   np.testing.assert_allclose(layer(x), reference(layer, x), rtol=0, atol=1e-5)
   loss = lambda run: lambda layer, x: (run(layer, x) ** 2).sum()
   slopes = nnx.grad(loss(lambda layer, x: layer(x)), argnums=(0, 1))(layer, x)
@@ -50,7 +51,7 @@ def test_the_four_phases_are_the_enlarged_pictures_convolution_and_so_are_their_
 def test_an_enlarged_picture_cut_to_an_odd_size_is_padded_after_the_cut():
   layer = blocks.Upsample2D(6, dtype=jnp.float32, rngs=nnx.Rngs(0))
   x = jax.random.normal(jax.random.key(1), (1, 4, 4, 6))
-  expected = layer.conv(blocks.enlarge(x)[:, :7, :])
+  expected = layer.conv(upsampling.enlarge(x)[:, :7, :])
   assert np.array_equal(layer(x, (7, 8)), expected)
   assert not np.allclose(layer(x)[:, :7], expected, atol=1e-3)
 
@@ -59,4 +60,4 @@ def test_an_upsampler_computes_in_its_own_kind():
   layer = blocks.Upsample2D(6, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
   x = jax.random.normal(jax.random.key(1), (1, 4, 4, 6))
   assert layer(x).dtype == jnp.bfloat16
-  np.testing.assert_allclose(layer(x), layer.conv(blocks.enlarge(x)), atol=0.05)
+  np.testing.assert_allclose(layer(x), layer.conv(upsampling.enlarge(x)), atol=0.05)

@@ -7,7 +7,7 @@ import torch
 import torch_peers as peers
 import transformers
 
-from cdd.models import functional
+from cdd.models import components, functional
 from cdd.pretrained import diffusers
 
 FIELDS = dict(
@@ -38,7 +38,7 @@ def test_every_state_equals_that_of_transformers(eos, component, tmp_path):
   theirs = peers.shaken(KINDS[component](config))
   theirs.save_pretrained(tmp_path / component)
   loaded = diffusers.load(tmp_path)
-  apply, _ = functional.abstract(lambda: diffusers.make(component, loaded.configs[component]))
+  apply, _ = functional.abstract(lambda: components.make(component, loaded.configs[component]))
   tree = {path.removeprefix(f'{component}.'): leaf for path, leaf in loaded.params.items()}
   out = apply(tree, '__call__', jnp.asarray(TOKENS))
   with torch.no_grad():

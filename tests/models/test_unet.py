@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch_peers as peers
 
-from cdd.core.types import Condition
 from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
@@ -43,7 +42,7 @@ def test_a_family_equals_diffusers(family, size):
 def test_computing_the_layers_anew_changes_no_gradient_and_keeps_less(name):
   settings = dict(controlnet=dict(hint_widths=(4, 8, 8))).get(name, {})
   image = dict(mu_mix=peers.LATENTS, controlnet=peers.PIXELS)[name]
-  c = Condition(image, peers.TEXT)
+  c = peers.seen(image)
 
   def whole():
     unet = UNet2DConditionModel(peers.SMALL, rngs=functional.Keys(0))

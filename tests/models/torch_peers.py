@@ -11,7 +11,7 @@ import torch
 from flax import nnx
 
 from cdd.core import trees
-from cdd.core.types import Text
+from cdd.core.types import Condition, Text
 from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
@@ -67,6 +67,11 @@ T2I = dict(
   light_adapter=dict(channels=[8, 8, 16], num_res_blocks=3, downscale_factor=4),
 )
 T2I_XL = dict(channels=[8, 16, 16, 16], num_res_blocks=2, downscale_factor=8)
+
+
+def seen(image, text=TEXT):
+  """A condition of one picture, or of its latents."""
+  return Condition(dict(condition=image), text)
 
 
 def shaken(module, seed=0):

@@ -8,6 +8,8 @@ from cdd.models.unet import Encoder, Features, UNetConfig
 
 
 class NoAdapter(nnx.Module):
+  """Reads nothing, adds nothing and holds no parameter."""
+
   reads = {}
   copies_unet_below = None
 
