@@ -1,7 +1,8 @@
 """The adapters to train, as data: each returns the fields of `model.adapter`.
 
-`full` tells Stable Diffusion 1.x and 2.x from the packaged prior, whose autoencoder halves pixels
-twice instead of three times and whose U-Net has the levels of SDXL's.
+`full` is true for Stable Diffusion 1.x and 2.x and false for the packaged prior. The packaged
+autoencoder halves the sides of a picture twice, not three times, and the packaged U-Net has three
+levels, as SDXL has.
 """
 
 
@@ -12,22 +13,23 @@ def mu_mix(full: bool) -> dict:
 
 
 def controlnet(full: bool) -> dict:
-  """diffusers' ControlNet; its hint network halves pixels once per width but the first."""
+  """diffusers' ControlNet; its hint network halves the sides once per width after the first."""
   return dict(name='controlnet', hint_widths=(16, 32, 96, 256) if full else (16, 32, 96))
 
 
 def t2i_adapter(full: bool) -> dict:
+  """diffusers' T2I-Adapter."""
   kind = 'full_adapter' if full else 'full_adapter_xl'
   return dict(name='t2i_adapter', kind=kind, downscale_factor=8)
 
 
 def concat(full: bool) -> dict:
-  """InstructPix2Pix's input of z and the condition."""
+  """InstructPix2Pix's input: z and the condition, side by side in the channels."""
   del full
   return dict(name='concat')
 
 
 ADAPTERS = dict(mu_mix=mu_mix, controlnet=controlnet, t2i_adapter=t2i_adapter, concat=concat)
 
-# What is the adapter's own in each: all that moves when it is trained alone.
+# Adapter -> the pattern of the parameters that are trained when the adapter is trained alone.
 OWN = {name: r'adapter[.].*' for name in ADAPTERS} | dict(concat=r'unet[.]conv_in[.].*')

@@ -1,11 +1,16 @@
 """Depth-to-image.
 
-  python -m cdd.main --config=configs/depth.py:tiny     # scenes, the packaged prior, minutes
-  python -m cdd.main --config=configs/depth.py:small    # the same for hours: the shipped adapter
-  python -m cdd.main --config=configs/depth.py          # Stable Diffusion 2.1, 512 px, TPU v5e-16
+  python -m cdd.main --config=depth:tiny     # 200 updates on scenes: `make demo TASK=depth`
+  python -m cdd.main --config=depth:small    # 800 updates: the table in README.md
+  python -m cdd.plan --config=depth --family=sd21 --topology=v5e:4x4
 
-Options, after a comma: `method=finetune` trains the undistilled model that the report compares to,
-`adapter=controlnet` another adapter, `train=adapter` that alone (configs/common.py lists them all).
+`tiny` and `small` run on CPU cores, from the packaged prior. The full size (no word after the
+colon) is a plan for Stable Diffusion 2.1 at 512 px on 16 chips of TPU v5e. It has not been run and
+cannot run yet: no source reads images with depth maps, and the size of the crops is not stated.
+
+Options, after a comma: `method=finetune` trains the undistilled model that the report compares
+with, `adapter=controlnet` uses another adapter, `train=adapter` trains the adapter alone.
+configs/common.py lists them all.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,10 @@
-"""Instructed editing.
+"""Instructed editing: a plan, which cannot run yet.
 
-  python -m cdd.main --config=configs/instruct_edit.py    # Stable Diffusion 1.5, 256 px, TPU v5e-16
+  python -m cdd.main --config=instruct_edit    # ends with an error: there is no such task
 
-Its task is not built yet: starting it says so.
+It plans for Stable Diffusion 1.5 at 256 px on 16 chips of TPU v5e. The task `instruct_edit` does
+not exist yet. Of the sources only `scenes` has edited images with instructions; none reads a folder
+of them.
 """
 
 from ml_collections import ConfigDict

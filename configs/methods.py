@@ -1,13 +1,13 @@
-"""The methods to train with, as data: each returns dict(method=..., target=..., ...) overrides."""
+"""The methods to train with, as data: each returns the config's sections `method` and `target`."""
 
 
 def conditional() -> dict:
-  """Ours: Algorithm 1 with what the paper leaves open set as measured (docs/findings.md).
+  """The default: Algorithm 1; what the paper leaves open was chosen in docs/findings.md.
 
-  dt / x_weight is the window, in steps of the schedule, over which consistency carries a
-  prediction. For one window a large dt carries it in fewer hops, each of which adds its error.
-  The weight of consistency rises over half of the run (common.experiment). The target is the
-  network itself, as it is then (γ 0), and what is evaluated are the last weights.
+  dt / x_weight is the window: over how many timesteps consistency carries a prediction. With a
+  large dt the window takes fewer hops, each of which adds an error. The weight of consistency rises
+  over half of the run (common.experiment). The target network is the network itself (γ 0), and the
+  last weights are evaluated.
   """
   return dict(
     method=dict(
@@ -29,10 +29,10 @@ def conditional() -> dict:
 
 
 def paper() -> dict:
-  """The paper's exact recipe: Δt = 1, one t for the batch, Eq. 12, both terms unweighted.
+  """The recipe that the paper prints: Δt = 1, one t for the batch, Eq. 12, both terms unweighted.
 
-  Of γ the paper gives no value. It rises with the updates made, so that a short run's average is
-  not of the weights that it started from.
+  The paper gives no value of γ. Here γ rises with the number of updates, so that the average of a
+  short run does not consist of the weights that it started from.
   """
   changes = conditional()
   changes['method'].update(

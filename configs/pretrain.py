@@ -1,15 +1,15 @@
 """The packaged prior: a small text-to-image latent diffusion model of scenes and photographs.
 
-Five stages, each about an hour on 2 CPU cores; each reads what the one before it exported, and
-resumes where it stopped:
+Five stages on 2 CPU cores; docs/prior.md says how long they took. Each reads the export of the one
+above it and resumes where it stopped:
 
-  python -m cdd.main --config=configs/pretrain.py:autoencoder
-  python -m cdd.main --config=configs/pretrain.py:prior
-  python -m cdd.main --config=configs/pretrain.py:autoencoder_longer
-  python -m cdd.main --config=configs/pretrain.py:prior_longer
-  python -m cdd.main --config=configs/pretrain.py:prior_longest
+  python -m cdd.main --config=pretrain:autoencoder
+  python -m cdd.main --config=pretrain:prior
+  python -m cdd.main --config=pretrain:autoencoder_longer
+  python -m cdd.main --config=pretrain:prior_longer
+  python -m cdd.main --config=pretrain:prior_longest
 
-Each of the last four leaves a whole diffusers folder; cdd/assets/prior is a copy of the last.
+Each of the last four exports a complete diffusers folder; cdd/assets/prior is a copy of the last.
 """
 
 from ml_collections import ConfigDict
@@ -92,7 +92,7 @@ def autoencoder() -> ConfigDict:
 
 
 def autoencoder_longer() -> ConfigDict:
-  """Goes on with the autoencoder of what `prior` exported, by Muon."""
+  """Trains the autoencoder of the export of `prior` further, by Muon."""
   config = autoencoder()
   config.name = 'pretrain_autoencoder_longer'
   config.steps = 1800
@@ -126,7 +126,7 @@ def prior() -> ConfigDict:
 
 
 def prior_longer() -> ConfigDict:
-  """Goes on with the U-Net and the text encoder, on the latents of the better autoencoder."""
+  """Trains the U-Net and the text encoder further, on the latents of the better autoencoder."""
   config = prior()
   config.name = 'pretrain_prior_longer'
   config.steps = 3600
@@ -137,9 +137,10 @@ def prior_longer() -> ConfigDict:
 
 
 def prior_longest() -> ConfigDict:
-  """The U-Net goes on alone, at times that decide the layout, with three scenes to a photograph.
+  """Trains the U-Net alone, at times that decide the layout, with three scenes to a photograph.
 
-  Text encoder and autoencoder stay, so that models distilled from the stage before stay valid.
+  Text encoder and autoencoder are frozen, so that models distilled from the previous stage remain
+  valid.
   """
   config = prior_longer()
   config.name = 'pretrain_prior_longest'

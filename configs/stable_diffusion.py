@@ -1,6 +1,6 @@
-"""Stable Diffusion's networks, as data: the fields of the public folders' own config.json files.
+"""Stable Diffusion's networks, as data: the fields of the config.json files that are public.
 
-Each family is what `config.prior.new` takes, and what `python -m cdd.plan --family` plans for.
+Each family has the form of `config.prior.new`; `python -m cdd.plan --family=sd21` plans for it.
 """
 
 CROSS_DOWN, CROSS_UP = 'CrossAttnDownBlock2D', 'CrossAttnUpBlock2D'
@@ -35,7 +35,7 @@ TEXT = dict(
   max_position_embeddings=77,
   layer_norm_eps=1e-5,
   bos_token_id=0,
-  eos_token_id=2,  # As published; the pooled state is then that of the largest token.
+  eos_token_id=2,  # As published; the pooled state is therefore that of the largest token.
   pad_token_id=1,
 )
 CLIP_L = dict(

@@ -1,11 +1,17 @@
 """Super-resolution of photographs.
 
-  python -m cdd.main --config=configs/super_resolution.py:tiny     # what `make demo` runs
-  python -m cdd.main --config=configs/super_resolution.py:small    # the same for hours
-  python -m cdd.main --config=configs/super_resolution.py         # Stable Diffusion 2.1, a TPU
+  python -m cdd.main --config=super_resolution:tiny     # 200 updates: `make demo`
+  python -m cdd.main --config=super_resolution:small    # 600 updates: the table in docs/findings.md
+  python -m cdd.plan --config=super_resolution --family=sd21 --topology=v5e:4x4
 
-Options, after a comma: `method=finetune` trains the undistilled model that the report compares to,
-`adapter=controlnet` another adapter, `train=adapter` that alone (configs/common.py lists them all).
+`tiny` and `small` run on CPU cores, from the packaged prior. The full size (no word after the
+colon) is a plan for Stable Diffusion 2.1 at 512 px on 16 chips of TPU v5e. It has not been run and
+cannot run yet: the degradation `real_esrgan` does not exist, and the size of the crops is not
+stated.
+
+Options, after a comma: `method=finetune` trains the undistilled model that the report compares
+with, `adapter=controlnet` uses another adapter, `train=adapter` trains the adapter alone.
+configs/common.py lists them all.
 """
 
 from ml_collections import ConfigDict
@@ -48,7 +54,8 @@ def get_config(argument: str = 'full') -> ConfigDict:
   steps = dict(full=100_000, small=600, tiny=200)
   config = common.experiment('super_resolution', chosen, steps=steps)
   if chosen['method'] == 'conditional':
-    # A short window, as the low resolution leaves little open, and no target where none is taught.
+    # The window is short, because the low resolution leaves little open. Below Δt the target
+    # network is not trained, so the consistency term does not count there.
     config.method.update(dict(x_weight=16.0, s_min=config.method.dt))
   if chosen['size'] == 'full':
     full(config)
