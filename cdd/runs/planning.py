@@ -68,7 +68,7 @@ def devices(topology: str) -> list:
   except Exception as error:  # libtpu raises no narrower class.
     raise UserError(
       f'No devices for the topology {topology!r}: {error}. Compiling for TPUs needs the plan '
-      "extra, pip install 'cdd[plan]'."
+      "extra, pip install 'cdd-jax[plan]'."
     ) from error
 
 
