@@ -5,8 +5,9 @@ import tempfile
 
 # What jax reads when it is imported.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# The networks of the tests are tiny: compiling them would take most of the time.
+# The networks of the tests are tiny: compiling them takes most of the time.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   # One cache of programs for a run of the suite: its workers and the commands that tests start.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='cdd_tests_')

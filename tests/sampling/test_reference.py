@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from cdd import sample
+from cdd import sampling
 from cdd.data import tokens
 from cdd.data.scenes import Scenes
 
@@ -153,7 +153,7 @@ def test_our_image_is_the_pipelines(kind, negative, tmp_path):
   kinds = dict(sd=reference.StableDiffusionPipeline, sdxl=reference.StableDiffusionXLPipeline)
   settings = dict(guidance_scale=SCALE, negative_prompt=negative)
   theirs = run(kinds[kind].from_pretrained(folder), latents, **settings)
-  model = sample.load(folder)
+  model = sampling.load(folder)
   draw = lambda **given: model(PROMPTS, latents=latents, steps=STEPS, **given)
   ours = draw(guidance=SCALE, negative=negative)
   same(ours, theirs, draw())
@@ -176,7 +176,7 @@ def test_a_pipeline_is_sampled_as_its_scheduler_says(kind, fields, tmp_path):
   config = dict(pipeline.scheduler.config)
   pipeline.scheduler = reference.DDIMScheduler.from_config(config)
   theirs = run(pipeline, latents, guidance_scale=1.0)
-  model = sample.load(folder)
+  model = sampling.load(folder)
   other = 'leading' if config['timestep_spacing'] == 'trailing' else 'trailing'
   draw = lambda **given: model(PROMPTS, latents=latents, steps=STEPS, **given)
   same(draw(), theirs, draw(spacing=other))
@@ -196,7 +196,7 @@ def test_a_controlnet_beside_a_pipeline(tmp_path):
   pipeline = reference.StableDiffusionControlNetPipeline(controlnet=net, **made)
   image = torch.tensor(images.transpose(0, 3, 1, 2))
   theirs = run(pipeline, latents, image=image, guidance_scale=SCALE, negative_prompt=NEGATIVE)
-  model = sample.load(folder, adapter=tmp_path / 'controlnet')
+  model = sampling.load(folder, adapter=tmp_path / 'controlnet')
   draw = lambda images: model(
     PROMPTS, images, latents=latents, steps=STEPS, guidance=SCALE, negative=NEGATIVE
   )
@@ -214,7 +214,7 @@ def test_a_t2i_adapter_beside_a_pipeline(tmp_path):
   pipeline = reference.StableDiffusionAdapterPipeline(adapter=adapter, **made)
   image = torch.tensor(images.transpose(0, 3, 1, 2))
   theirs = run(pipeline, latents, image=image, guidance_scale=SCALE, negative_prompt=NEGATIVE)
-  model = sample.load(folder, adapter=tmp_path / 'adapter')
+  model = sampling.load(folder, adapter=tmp_path / 'adapter')
   draw = lambda images: model(
     PROMPTS, images, latents=latents, steps=STEPS, guidance=SCALE, negative=NEGATIVE
   )
@@ -227,7 +227,7 @@ def test_instruct_pix2pix(tmp_path):
   pipeline.save_pretrained(tmp_path / 'pipeline')
   settings = dict(guidance_scale=SCALE, image_guidance_scale=1.5, negative_prompt=NEGATIVE)
   theirs = run(pipeline, latents, image=torch.tensor(images.transpose(0, 3, 1, 2)), **settings)
-  model = sample.load(tmp_path / 'pipeline')
+  model = sampling.load(tmp_path / 'pipeline')
   draw = lambda scale: model(
     PROMPTS,
     images,

@@ -1,0 +1,68 @@
+"""The command line of sampling, in this process: what it writes, and how mistakes are said."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdd import sample
+from cdd.core.errors import UserError
+
+SETTINGS = dict(
+  model='packaged',
+  adapter=None,
+  dtype='float32',
+  prompt=['a'],
+  negative=None,
+  condition=None,
+  seeds=['0'],
+  guidance=1.0,
+  image_guidance=None,
+  rescale=0.0,
+  steps=2,
+  sampler=None,
+  spacing=None,
+  size=None,
+  tile=None,
+)
+
+
+def test_the_command_writes_images_their_settings_and_a_sheet(run, depth, condition, tmp_path):
+  picture = condition()[0]
+  Image.fromarray((picture * 255).astype(np.uint8)).save(tmp_path / 'depth.png')
+  given = dict(model=str(run), condition=[str(tmp_path / 'depth.png')], seeds=['3', '8'], steps=2)
+  sample.run(SETTINGS | given | dict(out=str(tmp_path / 'out'), guidance=2.0))
+  names = sorted(path.name for path in (tmp_path / 'out').iterdir())
+  assert names == ['0000_3.png', '0001_8.png', 'grid.png', 'samples.jsonl']
+  rows = [json.loads(line) for line in (tmp_path / 'out/samples.jsonl').read_text().splitlines()]
+  assert [(row['file'], row['seed']) for row in rows] == [('0000_3.png', 3), ('0001_8.png', 8)]
+  assert rows[1].items() >= dict(sampler='consistency', steps=2, guidance=2.0, prompt='a').items()
+  made = depth.task.from_picture(sample.picture(tmp_path / 'depth.png'))
+  expected = depth('a', made, seeds=8, steps=2, guidance=2.0)[0]
+  np.testing.assert_allclose(
+    np.asarray(Image.open(tmp_path / 'out/0001_8.png')) / 255, expected, atol=0.51 / 255
+  )
+
+
+@pytest.mark.parametrize(
+  ('wrong', 'said'),
+  [
+    (dict(condition=['nowhere.png']), 'nowhere.png cannot be read'),
+    (dict(condition=[__file__]), 'test_sample.py cannot be read'),
+    (dict(sampler='ddmi'), "Unknown sampler 'ddmi'; choose one of .*'ddim'"),
+    (dict(seeds=['1', '2'], prompt=['a'] * 3), '3 prompt, 2 seeds were given'),
+    (dict(seeds=['one']), "--seeds should be whole numbers, not 'one'"),
+    (dict(model='nowhere'), "no pretrained model at 'nowhere'"),
+    (dict(model='packaged:dept'), "Unknown packaged model 'dept'; choose one of .*'depth'"),
+    (dict(size=['30', '32']), 'size of 30 x 32 pixels has to be a multiple of 4'),
+    (dict(tile=30), 'tile of 30 pixels has to be a multiple of 4'),
+    (dict(steps=2000), 'Cannot sample in 2000 steps; choose 1'),
+    (dict(spacing='even'), "'even'.*leading"),
+    (dict(image_guidance=1.5), 'image_guidance is for models that see the condition beside z'),
+  ],
+)
+def test_a_mistake_is_said_in_a_line(wrong, said, prior, tmp_path):
+  with pytest.raises(UserError, match=said):
+    sample.run(SETTINGS | dict(model=str(prior), out=str(tmp_path / 'out')) | wrong)
+  assert not (tmp_path / 'out').exists()
