@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from torch_peers import SMALL as CONFIG
-from torch_peers import seen
+from torch_peers import SMALL, seen
 
 from cdd.core import trees
 from cdd.core.types import Text
@@ -13,6 +12,8 @@ from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
 from cdd.models.unet import UNet2DConditionModel
 
+# Only the middle attends: what an adapter adds is added to residual blocks alike.
+CONFIG = SMALL._replace(down_block_types=('DownBlock2D',) * 2, up_block_types=('UpBlock2D',) * 2)
 RNG = np.random.default_rng(0)
 Z = jnp.asarray(RNG.normal(size=(2, 8, 8, 4)), jnp.float32)
 TEXT = Text(jnp.asarray(RNG.normal(size=(2, 5, 12)), jnp.float32))
@@ -106,41 +107,3 @@ def test_the_condition_changes_the_output_once_mu_has_moved():
   other = seen(LATENTS + 1, TEXT)
   a, b = (apply(params, '__call__', Z, c, INDEX) for c in (LATENT, other))
   assert np.abs(a - b).max() > 1e-3
-
-
-def test_controlnet_equals_diffusers():
-  import diffusers as reference
-  import torch
-
-  from cdd.pretrained import names
-
-  torch.manual_seed(0)
-  fields = CONFIG._asdict()
-  fields = {k: fields[k] for k in ('block_out_channels', 'down_block_types', 'layers_per_block')}
-  shared = dict(cross_attention_dim=12, attention_head_dim=2, norm_num_groups=4, **fields)
-  unet = reference.UNet2DConditionModel(up_block_types=CONFIG.up_block_types, **shared).eval()
-  control = reference.ControlNetModel(
-    conditioning_embedding_out_channels=(4, 8, 8), **shared
-  ).eval()
-  with torch.no_grad():
-    for parameter in control.parameters():
-      parameter.add_(0.05 * torch.randn_like(parameter))  # The zero convolutions too.
-  apply, params = adapted('controlnet', dict(hint_widths=(4, 8, 8)))
-  for prefix, module in (('unet', unet), ('adapter', control)):
-    tensors = {key: leaf.numpy() for key, leaf in module.state_dict().items()}
-    tree = names.convert(tensors, trees.select(params, prefix), prefix)
-    params.update(trees.prefixed(tree, prefix))
-  got = apply(params, '__call__', Z, PIXEL, INDEX)
-  nchw = lambda x: torch.tensor(np.asarray(x).transpose(0, 3, 1, 2))
-  index, text = torch.tensor(np.asarray(INDEX)), torch.tensor(np.asarray(TEXT.states))
-  with torch.no_grad():
-    down, mid = control(nchw(Z), index, text, nchw(PIXELS), return_dict=False)
-    out = unet(
-      nchw(Z),
-      index,
-      text,
-      down_block_additional_residuals=down,
-      mid_block_additional_residual=mid,
-    ).sample
-  expected = out.permute(0, 2, 3, 1).numpy()
-  assert np.abs(got - expected).max() < 1e-4 * np.abs(expected).max()

@@ -34,7 +34,7 @@ def test_silu_keeps_the_kind_of_its_input_and_what_is_no_number():
   assert np.isnan(activations.silu(jnp.float32(np.nan)))
 
 
-@pytest.mark.parametrize('shape', [(2, 5, 7, 6), (1, 1, 1, 6), (2, 1, 4, 6)])
+@pytest.mark.parametrize('shape', [(2, 5, 7, 6), (1, 1, 1, 6)])
 def test_the_four_phases_are_the_enlarged_pictures_convolution_and_so_are_their_gradients(shape):
   layer = blocks.Upsample2D(6, dtype=jnp.float32, rngs=nnx.Rngs(0))
   layer.conv.bias[...] = jnp.arange(6.0)
