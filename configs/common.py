@@ -98,16 +98,13 @@ def changed(chosen: dict) -> dict:
 
 
 def shipped(task: str, chosen: dict) -> tuple:
-  """The trained models in cdd/assets/trained that a report measures beside its own run.
+  """What ships in cdd/assets that a report shows beside its own run.
 
-  They have the default adapter, and are trained whole.
+  `results` are rows and pictures that were measured once, `weights` a model to sample anew. Both
+  models have the default adapter, and every weight of them was trained.
   """
-  finetune = dict(
-    label='finetune', file=f'{task}_finetune.safetensors', sampler='ddim', steps=(1, 2, 4, 8, 50)
-  )
-  ours = dict(
-    label='ours, shipped', file=f'{task}.safetensors', sampler='consistency', steps=(1, 2, 4, 8)
-  )
+  finetune = dict(label='finetune (shipped)', results=f'{task}_finetune')
+  ours = dict(label='ours (shipped)', weights=task, sampler='consistency', steps=(1, 2, 4, 8))
   unlike = chosen['method'] == 'finetune' or changed(chosen).keys() - {'method'}
   if chosen['size'] == 'full' or unlike:
     return ()

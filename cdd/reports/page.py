@@ -1,4 +1,4 @@
-"""Owns report.html and metrics.json: one self-contained page about a run."""
+"""Owns report.html and metrics.json: the layout of one self-contained page about a run."""
 
 import base64
 import html
@@ -8,25 +8,37 @@ from pathlib import Path
 from cdd.core import files
 from cdd.metrics import METRICS
 from cdd.reports import charts, grid
+from cdd.reports.pictures import Picture
+from cdd.reports.table import table
 
 STYLE = """
 :root { color-scheme: light dark; --ink: light-dark(#1e293b, #e2e8f0);
-  --soft: light-dark(#64748b, #94a3b8); --rule: light-dark(#e2e8f0, #334155);
+  --soft: light-dark(#526077, #a3b1c6); --rule: light-dark(#e2e8f0, #334155);
   --page: light-dark(#ffffff, #0f172a); }
+* { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
-  max-width: 1060px; margin: 2.5rem auto; padding: 0 1.5rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p, li { color: var(--soft); max-width: 46rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th { color: var(--soft); font-weight: 500; } th, td { padding: .3rem .9rem; text-align: right; }
-th:first-child, td:first-child, th:nth-child(3), td:nth-child(3) { text-align: left; }
+  max-width: 1100px; margin: 0 auto; padding: 1.5rem max(1rem, 3vw) 3rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .6rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+p { color: var(--soft); max-width: 46rem; margin: .6rem 0; }
+p.finding { max-width: 54rem; } p.finding:first-of-type { color: var(--ink); font-size: 1.15rem; }
+ul { padding-left: 1.1rem; } li { max-width: 52rem; margin: .25rem 0; }
+li, figcaption, .tick, .name { color: var(--soft); font-size: .9rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .95rem; font-variant-numeric: tabular-nums; }
+th { color: var(--soft); font-weight: 500; }
+th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
+th.text, td.text { text-align: left; }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); }
 tr { border-bottom: 1px solid var(--rule); } tr.first td { border-top: 2px solid var(--rule); }
-.charts { margin-top: 1rem; display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; flex: 1 1 440px; }
-figcaption { color: var(--soft); font-size: .9rem; } svg { width: 100%; height: auto; }
-.rule { stroke: var(--rule); } .label { font-size: 12px; }
-.tick { fill: var(--soft); font-size: 11px; }
-img { max-width: 100%; image-rendering: auto; border-radius: 4px; background: #fff; padding: 6px; }
+.charts { display: grid; gap: 1.5rem; margin-top: 1.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
+.charts > :only-child { max-width: 540px; }
+figure { margin: 0; } svg { display: block; width: 100%; height: auto; }
+.rule { stroke: var(--rule); } .axis { stroke: var(--soft); fill: none; }
+.tick, .name { fill: var(--soft); font-size: 11.5px; }
+.label { font-size: 12px; font-weight: 600; stroke: var(--page); stroke-width: 4px;
+  stroke-linejoin: round; paint-order: stroke; }
+img { display: block; width: 100%; background: #fff; padding: 6px; border-radius: 4px; }
 """
 
 
@@ -34,62 +46,65 @@ def write(
   workdir: Path,
   *,
   title: str,
-  intro: Sequence[str],
+  findings: Sequence[str],
+  notes: Sequence[str],
   rows: Sequence[Mapping],
-  pictures: Mapping[str, object],
+  pictures: Sequence[Picture],
   log: Sequence[Mapping],
-  losses: Sequence[str],
+  plots: Sequence[str],
 ) -> None:
-  """Writes report.html and metrics.json into `workdir`, each whole or not at all.
+  """Writes report.html and metrics.json into `workdir`.
 
   Args:
-    rows: dicts with method, steps, sampler, lpips, psnr, ssim, frechet, seconds_per_image.
-    pictures: caption -> uint8 [H, W, 3].
-    log: dicts with `step` and values; `losses` names those to draw.
+    findings: sentences; the first one opens the page.
+    notes: what a reader must know to understand the table, listed below it.
+    rows: dicts with method, steps, sampler, updates, count, seconds_per_image and the metrics by
+      name.
+    log: dicts with `step` and values; `plots` names those to draw.
   """
-  paragraphs = ''.join(f'<p>{html.escape(text)}</p>' for text in intro)
-  body = [f'<h1>{html.escape(title)}</h1>{paragraphs}', '<h2>Results</h2>', _table(rows)]
-  body.append(
-    f'<div class="charts">{_over_steps(rows, "lpips")}{_over_steps(rows, "frechet")}</div>'
-  )
-  for caption, picture in pictures.items():
-    data = base64.b64encode(grid.png(picture)).decode()
-    body.append(f'<h2>{html.escape(caption)}</h2><img alt="" src="data:image/png;base64,{data}">')
-  series = {name: [(row['step'], row[name]) for row in log if name in row] for name in losses}
-  series = {name: line for name, line in series.items() if line}
-  if series:
-    chart = charts.lines(series, title='loss over steps', log_x=False)
-    body.append(f'<h2>Training</h2><div class="charts">{chart}</div>')
-  page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-  page += f'<style>{STYLE}</style><body>{"".join(body)}</body></html>\n'
+  body = [f'<h1>{html.escape(title)}</h1>']
+  body += [f'<p class="finding">{html.escape(text)}</p>' for text in findings]
+  body += ['<h2>Results</h2>', table(rows)]
+  body.append(f'<ul>{"".join(f"<li>{html.escape(text)}</li>" for text in notes)}</ul>')
+  body.append(f'<div class="charts">{"".join(over_steps(rows, name) for name in METRICS)}</div>')
+  body += [_figure(picture) for picture in pictures]
+  body.append(training(log, plots))
+  head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+  head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
+  page = f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
   files.write(Path(workdir) / 'report.html', page)
   files.write_json(Path(workdir) / 'metrics.json', list(rows))
 
 
-def _table(rows: Sequence[Mapping]) -> str:
-  rivals = [row for row in rows if row['steps']] or rows
-  best = {n: metric.better(row[n] for row in rivals) for n, metric in METRICS.items()}
-  heads = ''.join(f'<th>{metric.heading}</th>' for metric in METRICS.values())
-  lines, before = [], None
+def over_steps(rows: Sequence[Mapping], name: str) -> str:
+  """The chart of a metric: a line per method over its numbers of steps."""
+  metric, series = METRICS[name], {}
   for row in rows:
-    cells = [html.escape(row['method']), str(row['steps'] or '–'), row['sampler'] or '–']
-    cells = ''.join(f'<td>{cell}</td>' for cell in cells)
-    for name, metric in METRICS.items():
-      text = metric.shown(row[name])
-      cells += f'<td>{f"<b>{text}</b>" if row[name] == best[name] else text}</td>'
-    cells += f'<td>{1000 * row["seconds_per_image"]:.1f}</td>'
-    first = ' class="first"' if row['method'] != before else ''
-    lines.append(f'<tr{first}>{cells}</tr>')
-    before = row['method']
-  return (
-    f'<table><tr><th>method</th><th>steps</th><th>sampler</th>{heads}<th>ms / image</th></tr>'
-    f'{"".join(lines)}</table>'
-  )
-
-
-def _over_steps(rows: Sequence[Mapping], name: str) -> str:
-  series: dict[str, list] = {}
-  for row in rows:
-    if row['steps']:
+    if row['steps'] and name in row:
       series.setdefault(row['method'], []).append((row['steps'], row[name]))
-  return charts.lines(series, title=f'{METRICS[name].heading} over sampling steps', log_x=True)
+  better = 'lower' if metric.better is min else 'higher'
+  title = f'{metric.label} over sampling steps; {better} is better'
+  names = dict(x_name='sampling steps (logarithmic)', y_name=metric.heading)
+  return charts.lines(series, title=title, log_x=True, **names)
+
+
+def training(log: Sequence[Mapping], plots: Sequence[str]) -> str:
+  """The chart of the logged scalars that `plots` names, under its heading; '' without any."""
+  series = {name: [(row['step'], row[name]) for row in log if name in row] for name in plots}
+  series = {name: line for name, line in series.items() if line}
+  names = dict(x_name='updates', y_name='value')
+  chart = charts.lines(series, title='Logged while training', **names)
+  return f'<h2>Training</h2><div class="charts">{chart}</div>' if chart else ''
+
+
+def _figure(picture: Picture) -> str:
+  data = base64.b64encode(grid.encode(picture.image, 'webp')).decode()
+  # As wide as its pixels at most; on a narrow screen it scrolls in place of becoming illegible.
+  height, width = picture.image.shape[:2]
+  style = f'max-width:{width + 12}px;min-width:{min(width, 640)}px'
+  size = f'width="{width}" height="{height}"'
+  alt = html.escape(picture.alt)
+  image = (
+    f'<img alt="{alt}" {size} style="{style};height:auto" src="data:image/webp;base64,{data}">'
+  )
+  return f'<h2>{html.escape(picture.heading)}</h2><div class="scroll" tabindex="0">{image}</div>'

@@ -1,33 +1,40 @@
 """Owns what a run shows: previews while it trains, and the evaluation beside its baselines."""
 
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from cdd import assets
 from cdd.core.registry import choose
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
-from cdd.metrics import METRICS
-from cdd.metrics import lpips
-from cdd.pretrained import trained
-from cdd.reports import grid, page
+from cdd.metrics import METRICS, lpips
+from cdd.reports import finding, grid, page, pictures, table
+from cdd.runs import shipped as beside
 from cdd.runs.evaluate import evaluate as measure
 from cdd.runs.objective import method_of
 from cdd.training import writer
 
 PREVIEWS = 16  # Held-out examples behind a preview's score; half of them are drawn.
+MANY = 1000  # Below as many held-out examples the report says that they are few.
+UNDISTILLED = 'the undistilled model'
+TRUTH = (
+  'LPIPS, PSNR and SSIM compare with the truth, which a generative model of an ambiguous condition '
+  'cannot be expected to reach.'
+)
 
 
 class Entry(NamedTuple):
-  """A row to measure: a method at a number of steps, and how it samples."""
+  """A row to measure: a method at a number of steps, how it samples, and how long it trained."""
 
   method: str
   steps: int | None
   sampler: str | None
+  updates: int | None
   sample: Callable[[dict, int], np.ndarray]
 
 
@@ -48,18 +55,26 @@ def preview(experiment, config, params) -> tuple[dict, float]:
 
 
 def evaluate(experiment, config, params, workdir: Path) -> list[dict]:
-  """Measures the run, the shipped models and the trivial rows; writes report.html, metrics.json."""
-  settings = config.evaluation
+  """Measures the run, what ships and the trivial rows; writes report.html and metrics.json.
+
+  Every process samples; process 0 alone prints and writes.
+  """
+  settings, main = config.evaluation, jax.process_index() == 0
   batches = experiment.held_out(settings.count, settings.batch_size)
   rows, shown = [], {}
   for entry in entries(experiment, config, params):
-    row, images = measure(entry.sample, batches, METRICS)
-    rows.append(dict(method=entry.method, steps=entry.steps, sampler=entry.sampler, **row))
-    shown[entry.method, entry.steps] = images
-    if jax.process_index() == 0:
+    row, images = measure(entry.sample, batches, METRICS, first=pictures.EXAMPLES)
+    fields = dict(steps=entry.steps, sampler=entry.sampler, updates=entry.updates)
+    rows.append(dict(method=entry.method, **fields, **row))
+    if entry.steps:
+      shown[entry.method, entry.steps] = images
+    if main:
       print(line(rows[-1]), flush=True)
-  if jax.process_index() == 0:
-    write(config, workdir, rows, shown, batches[0])
+  past, images = beside.results(config, batches[0])
+  # The rows without steps end the table.
+  rows = [r for r in rows if r['steps']] + past + [r for r in rows if not r['steps']]
+  if main:
+    write(config, workdir, rows, {**shown, **images}, batches[0])
   return rows
 
 
@@ -74,64 +89,88 @@ def check(experiment, config) -> None:
     if entry.steps is not None:
       choose(SAMPLERS, entry.sampler, 'sampler')
       times.Timesteps().times(experiment.networks.schedule.num_steps, entry.steps)
+  if config.evaluation:
+    beside.check(config)
 
 
 def entries(experiment, config, params) -> list[Entry]:
-  """What the report compares, in the order of its table."""
+  """What the report samples, in the order of its table."""
   settings = config.evaluation
 
-  def rows(label, tree, sampler, counts):
-    sample = lambda steps: (
-      lambda batch, number: experiment.sample(tree, batch, number, sampler=sampler, steps=steps)
-    )
-    return [Entry(label, steps, sampler, sample(steps)) for steps in counts]
+  def rows(label, tree, updates, sampler, counts):
+    def entry(steps):
+      sample = partial(experiment.sample, sampler=sampler, steps=steps)
+      return Entry(label, steps, sampler, updates, partial(sample, tree))
 
-  label = 'finetune' if config.method.name == 'finetune' else 'ours'
-  out = rows(label, params, settings.sampler, settings.steps)
-  # What ships was trained from the packaged prior and fits no other.
-  for other in settings.shipped if config.prior.path == 'packaged' else ():
-    tree = trained.load(assets.TRAINED / other['file'], experiment.abstract.params)
-    out += rows(other['label'], tree, other['sampler'], other['steps'])
-  if settings.condition_row:
-    out.append(Entry(settings.condition_row, None, None, lambda b, number: b['condition']))
-  through = lambda batch, number: experiment.reconstruct(params, batch['image'])
-  out.append(Entry('autoencoder of the truth', None, None, through))
-  return out
+    return [entry(steps) for steps in counts]
+
+  out = rows(label_of(config), params, config.steps, settings.sampler, settings.steps)
+  for other in beside.shipped(config, 'weights'):
+    tree, updates = beside.weights(other, experiment.abstract.params)
+    out += rows(other['label'], tree, updates, other['sampler'], other['steps'])
+
+  def condition(batch, number):
+    return batch['condition']
+
+  def through(batch, number):
+    return experiment.reconstruct(params, batch['image'])
+
+  trivial = {settings.condition_row: condition} if settings.condition_row else {}
+  trivial['autoencoder of the truth'] = through
+  return out + [Entry(label, None, None, None, sample) for label, sample in trivial.items()]
+
+
+def label_of(config) -> str:
+  """What the report calls the run itself."""
+  return 'finetune' if config.method.name == 'finetune' else 'ours'
 
 
 def line(row: dict) -> str:
   """One row as text."""
   steps = f'{row["steps"]} steps, {row["sampler"]}' if row['steps'] else ''
   measured = '  '.join(f'{m.label} {m.shown(row[name])}' for name, m in METRICS.items())
-  return (
-    f'{row["method"]:>26} {steps:<24} {measured}  {row["seconds_per_image"]:.4f} s/image'
-  )
+  return f'{row["method"]:>26} {steps:<24} {measured}  {row["seconds_per_image"]:.4f} s/image'
 
 
-def write(config, workdir: Path, rows, shown, batch) -> None:
-  """The page: table, curves, one picture per sampled method."""
-  pictures = {}
-  for method in dict.fromkeys(row['method'] for row in rows if row['steps']):
-    columns = {'condition': batch['condition']}
-    for name, steps in shown:
-      if name == method:
-        columns[f'{steps} step' + 's' * (steps > 1)] = shown[name, steps]
-    columns['truth'] = batch['image']
-    pictures[method] = grid.grid({label: images[:8] for label, images in columns.items()})
-    grid.save_png(workdir / 'pictures' / f'{method.replace(" ", "_")}.png', pictures[method])
+def write(config, workdir: Path, rows: list[dict], shown: dict, batch: dict) -> None:
+  """The page, and its pictures as files."""
+  rival = next((other['label'] for other in beside.shipped(config, 'results')), None)
+  drawn = pictures.pictures(label_of(config), rival, shown, batch)
+  for picture in drawn:
+    name = re.sub(r'\W+', '_', picture.heading).strip('_').lower()
+    grid.save_png(workdir / 'pictures' / f'{name}.png', picture.image)
+  names = [label_of(config), *(other['label'] for other in beside.shipped(config, 'weights'))]
   page.write(
     workdir,
     title=config.name.replace('_', ' '),
-    intro=[
-      f'{config.steps} training steps of batch {config.data.batch_size}, method '
-      f'{config.method.name}, adapter {config.model.adapter.name}; measured on '
-      f'{config.evaluation.count} held-out examples.',
-      f'{" ".join(m.note for m in METRICS.values() if m.note)} LPIPS, PSNR and SSIM are to the truth; a generative '
-      'model of an ambiguous condition is not meant to reach it exactly.',
-    ],
+    findings=[finding.sentence(rows, name, rival, UNDISTILLED if rival else '') for name in names],
+    notes=notes(config, rows, rival),
     rows=rows,
-    pictures=pictures,
+    pictures=drawn,
     log=writer.read(workdir / 'log.jsonl'),
-    losses=method_of(config).plots,
+    plots=method_of(config).plots,
   )
   print(f'Wrote {workdir / "report.html"} and {workdir / "metrics.json"}.')
+
+
+def notes(config, rows: list[dict], rival: str | None) -> list[str]:
+  """What the report lists below the table: what each label means, and the limits."""
+  count = config.evaluation.count
+  out = [
+    f'{label_of(config)}: this run, {config.steps} updates of batch {config.data.batch_size}, '
+    f'method {config.method.name}, adapter {config.model.adapter.name}.'
+  ]
+  for other in beside.shipped(config, 'weights'):
+    out.append(f'{other["label"]}: the model in cdd/assets/trained, sampled here.')
+  if any(row['method'] == rival for row in rows):
+    out.append(
+      f'{rival}: {UNDISTILLED}, the same network trained without distillation. It was measured '
+      'once, on the same held-out examples and on another computer, so that no time is given; a '
+      'step of it takes as long as one of ours.'
+    )
+  if count < MANY:
+    out.append(
+      f'{count} examples are few: small differences may be chance, and some distances depend on '
+      'the number of examples, so compare them within this page only.'
+    )
+  return [table.NOTE, *out, *(m.note for m in METRICS.values() if m.note), TRUTH]

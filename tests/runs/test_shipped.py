@@ -1,34 +1,132 @@
-"""The shipped models measure what docs/results says of them (make test-slow; minutes)."""
+"""What ships beside a run: its results and its weights (those by make test-slow; minutes)."""
 
 import json
-import runpy
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny
 
-from cdd.runs import experiment as build, report
+from cdd import assets
+from cdd.core import cli
+from cdd.data import tokens
+from cdd.metrics import METRICS
+from cdd.reports import stored
+from cdd.runs import report, streams
+from cdd.runs import shipped as beside
 from cdd.runs.evaluate import evaluate
-from cdd.metrics import lpips
-from cdd.pretrained import trained
+from cdd.runs.experiment import experiment
 
-STEPS = (1, 4)
+TASKS = ('depth', 'super_resolution')
+TOKENIZERS = dict(tokenizer=assets.PRIOR / 'tokenizer')
+
+
+def config_of(task, size='tiny'):
+  return cli.load(cli.CONFIGS / f'{task}.py', size)
+
+
+def held_out(config, count=8):
+  return streams.held_out(config, tokens.reader(TOKENIZERS), count, count)[0]
+
+
+def documented(task, method):
+  rows = json.loads((tiny.ROOT / f'docs/results/{task}.json').read_text())
+  return {row['steps']: row for row in rows if row['method'] == method}
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_the_stored_results_are_of_the_examples_that_a_run_is_measured_on(task):
+  config = config_of(task)
+  rows, shown = beside.results(config, held_out(config))
+  assert [row['steps'] for row in rows] == [1, 2, 4, 8, 50]
+  assert {(row['method'], row['count']) for row in rows} == {('finetune (shipped)', 128)}
+  assert {row['updates'] for row in rows} == {config_of(task, 'small').steps}
+  assert sorted(shown) == [('finetune (shipped)', steps) for steps in (1, 4, 50)]
+  assert {images.shape for images in shown.values()} == {(8, 64, 64, 3)}
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_most_stored_images_are_nearer_to_their_truth_than_to_any_other(task):
+  config = config_of(task)
+  batch = held_out(config)
+  _, shown = beside.results(config, batch)
+  for images in shown.values():
+    errors = ((images[:, None] - batch['image'][None]) ** 2).mean((2, 3, 4))
+    assert (errors.argmin(1) == np.arange(8)).mean() > 0.6
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_the_stored_results_of_1024_examples_are_the_documented_ones(task):
+  rows = stored.read(assets.RESULTS / f'{task}_finetune').rows
+  said = documented(task, 'finetune')
+  for row in (row for row in rows if row['count'] == 1024):
+    # What was measured are float16 weights, what was documented float32.
+    for name in ('lpips', 'psnr', 'ssim', 'frechet'):
+      assert row[name] == pytest.approx(said[row['steps']][name], rel=0.01)
+
+
+def test_results_of_other_held_out_examples_are_left_out(capsys):
+  config = config_of('depth')
+  config.data.held_out.start = 5000
+  assert beside.results(config, held_out(config)) == ([], {})
+  assert 'other held-out examples' in capsys.readouterr().out
+
+
+def test_the_nearest_number_of_examples_is_shown():
+  config, batch = config_of('depth'), held_out(config_of('depth'))
+  for count, nearest in ((32, 128), (128, 128), (1024, 1024), (5000, 1024)):
+    config.evaluation.count = count
+    assert {row['count'] for row in beside.results(config, batch)[0]} == {nearest}
+
+
+def test_nothing_ships_for_another_prior():
+  config = config_of('depth')
+  config.prior.path = 'elsewhere'
+  assert not beside.shipped(config, 'results') and not beside.shipped(config, 'weights')
+
+
+@pytest.mark.parametrize('process', [0, 1])
+def test_every_process_samples_and_process_0_alone_writes(process, tmp_path, monkeypatch, capsys):
+  config = config_of('depth', 'small')
+  config.evaluation.update(dict(count=8, batch_size=8, steps=(1, 4)))
+  batch, calls = held_out(config), []
+
+  def sample(params, batch, number, *, sampler, steps):
+    calls.append((sampler, steps))
+    return 0.9 * batch['image']
+
+  monkeypatch.setattr(report.jax, 'process_index', lambda: process)
+  bound = SimpleNamespace(
+    held_out=lambda count, size: [batch], sample=sample, reconstruct=lambda params, images: images
+  )
+  rows = report.evaluate(bound, config, None, tmp_path)
+  assert {*calls} == {('consistency', 1), ('consistency', 4)}
+  methods = [*dict.fromkeys(row['method'] for row in rows)]
+  assert methods == ['ours', 'finetune (shipped)', 'condition', 'autoencoder of the truth']
+  error = np.float64((0.1 * batch['image']) ** 2).mean((1, 2, 3))
+  assert rows[0]['psnr'] == pytest.approx(float((-10 * np.log10(error)).mean()), rel=1e-4)
+  written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*') if p.is_file()}
+  pictures = {f'pictures/{name}.png' for name in ('side_by_side', 'ours', 'finetune_shipped')}
+  assert written == (set() if process else {'report.html', 'metrics.json'} | pictures)
+  assert bool(capsys.readouterr().out) == (process == 0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('task', ['depth', 'super_resolution'])
-def test_the_shipped_models_measure_what_the_results_say(task, tmp_path):
-  config = runpy.run_path(str(tiny.ROOT / f'configs/{task}.py'))['get_config']('tiny')
-  experiment = build.experiment(config, tmp_path)
-  batches = experiment.held_out(1024, 32)
-  documented = json.loads((tiny.ROOT / f'docs/results/{task}.json').read_text())
-  for model, label in zip(config.evaluation.shipped, ('finetune', 'ours'), strict=True):
-    tree = trained.load(report.SHIPPED / model['file'], experiment.abstract.params)
-    for steps in STEPS:
-      sample = lambda batch, seed, tree=tree, steps=steps, model=model: experiment.sample(
-        tree, batch, seed, sampler=model['sampler'], steps=steps
-      )
-      row, _ = evaluate(sample, batches, weights=lpips.load())
-      (said,) = [r for r in documented if (r['method'], r['steps']) == (label, steps)]
-      # The files are float16, what was documented float32.
-      assert row['lpips'] == pytest.approx(said['lpips'], rel=0.02)
-      assert row['frechet'] == pytest.approx(said['frechet'], rel=0.02)
+@pytest.mark.parametrize('task', TASKS)
+def test_the_shipped_weights_measure_what_the_results_say(task, tmp_path):
+  config = config_of(task)
+  bound = experiment(config, tmp_path)
+  batches = bound.held_out(1024, 32)
+  (entry,) = beside.shipped(config, 'weights')
+  tree, updates = beside.weights(entry, bound.abstract.params)
+  assert updates == config_of(task, 'small').steps
+  for steps in (1, 4):
+
+    def sample(batch, number, steps=steps):
+      return bound.sample(tree, batch, number, sampler=entry['sampler'], steps=steps)
+
+    row, _ = evaluate(sample, batches, METRICS)
+    said = documented(task, 'ours')[steps]
+    # The files are float16, what was documented float32.
+    assert row['lpips'] == pytest.approx(said['lpips'], rel=0.02)
+    assert row['frechet'] == pytest.approx(said['frechet'], rel=0.02)

@@ -1,0 +1,63 @@
+"""Owns the table of a report: a row per method and number of steps, a column per metric."""
+
+import html
+from collections.abc import Mapping, Sequence
+
+from cdd.metrics import METRICS
+
+NOTE = (
+  'Bold: the best in its column among the rows with steps that were measured on as many examples '
+  'as the first row.'
+)
+
+TEXT = ' class="text"'
+# What stands before the metrics: (a row's key, the heading, how the cells are aligned).
+COLUMNS = (
+  ('method', 'method', TEXT),
+  ('steps', 'steps', ''),
+  ('sampler', 'sampler', TEXT),
+  ('updates', 'updates', ''),
+  ('count', 'examples', ''),
+)
+
+
+def table(rows: Sequence[Mapping]) -> str:
+  """Rows of dicts as HTML, in a box that scrolls where the page is narrower than the table."""
+  best = best_values(rows)
+  lines, before = [], None
+  for row in rows:
+    cells = ''.join(
+      f'<td{kind}>{html.escape(_text(row.get(key)))}</td>' for key, _, kind in COLUMNS
+    )
+    cells += ''.join(f'<td>{_value(row, name, best)}</td>' for name in METRICS)
+    seconds = row['seconds_per_image']
+    cells += f'<td>{_text(None if seconds is None else f"{1000 * seconds:.1f}")}</td>'
+    first = ' class="first"' if row['method'] != before else ''
+    lines.append(f'<tr{first}>{cells}</tr>')
+    before = row['method']
+  body = f'<thead><tr>{_headings()}</tr></thead><tbody>{"".join(lines)}</tbody>'
+  return f'<div class="scroll" tabindex="0"><table>{body}</table></div>'
+
+
+def best_values(rows: Sequence[Mapping]) -> dict[str, float]:
+  """Metric -> the best value of the rows with steps and as many examples as the first row."""
+  rivals = [row for row in rows if row['steps'] and row['count'] == rows[0]['count']]
+  values = {name: [row[name] for row in rivals if name in row] for name in METRICS}
+  return {name: METRICS[name].better(found) for name, found in values.items() if found}
+
+
+def _headings() -> str:
+  words = [(heading, kind) for _, heading, kind in COLUMNS]
+  words += [(metric.heading, '') for metric in METRICS.values()] + [('ms / image', '')]
+  return ''.join(f'<th scope="col"{kind}>{html.escape(word)}</th>' for word, kind in words)
+
+
+def _text(value) -> str:
+  return '–' if value is None else str(value)
+
+
+def _value(row: Mapping, name: str, best: Mapping[str, float]) -> str:
+  if name not in row:
+    return '–'
+  text = METRICS[name].shown(row[name])
+  return f'<b>{text}</b>' if row[name] == best.get(name) and row['steps'] else text
