@@ -94,7 +94,7 @@ def test_a_run_measures_itself_beside_the_trivial_row(unbroken):
 def test_a_run_writes_a_page_that_needs_no_other_file(unbroken):
   page = (unbroken[0] / 'report.html').read_text()
   assert page.startswith('<!doctype html>') and 'depth tiny' in page
-  assert page.count('src="data:image/png;base64,') == 1 and '<svg' in page
+  assert page.count('src="data:image/webp;base64,') == 1 and '<svg' in page
   assert 'src="http' not in page and 'href="http' not in page
 
 
