@@ -10,6 +10,7 @@ weights do not.
 import hashlib
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from cdd import assets
@@ -29,9 +30,7 @@ def measure(bound, params, count: int, batch_size: int) -> tuple[list[dict], dic
   batches = bound.held_out(count, batch_size)
   rows, pictures = [], {}
   for steps in STEPS:
-    sample = lambda batch, number, steps=steps: bound.sample(
-      params, batch, number, sampler=SAMPLER, steps=steps
-    )
+    sample = partial(bound.sample, params, sampler=SAMPLER, steps=steps)
     row, images = evaluate(sample, batches, METRICS)
     rows.append(dict(steps=steps, sampler=SAMPLER, **row))
     pictures[steps] = images

@@ -103,7 +103,11 @@ def _scale(values: Sequence[float], start: float, end: float, *, log: bool = Fal
   span = (high - low) or 1.0
   if start > end:  # The vertical scale leaves some room below and above.
     low, span = low - 0.06 * span, 1.12 * span
-  return lambda value: start + (warp(value) - low) / span * (end - start)
+
+  def at(value: float) -> float:
+    return start + (warp(value) - low) / span * (end - start)
+
+  return at
 
 
 def _axes(points: Points, at_x, at_y, right: float, log_x: bool) -> list[str]:
