@@ -9,8 +9,9 @@ import tiny
 from safetensors.numpy import load_file, save_file
 
 from cdd.core.errors import UserError
-from cdd.runs import experiment as build
-from cdd.runs import loop as train
+from cdd.runs import config as configs
+from cdd.runs import loop
+from cdd.runs.experiment import experiment
 from cdd.training import checkpoint
 
 
@@ -43,10 +44,10 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint_whole(co
   config = exploding(config)
   config.log.update(dict(every=1, checkpoint_every=1))
   with pytest.raises(UserError, match=r'is (nan|inf) at step 2.*learning_rate \(1e\+30\)'):
-    train.run(config, workdir)
+    loop.run(config, workdir)
   assert steps_in(workdir) == [1] and not (workdir / 'export').exists()
-  experiment = build.experiment(config, workdir)
-  state, _ = checkpoint.Checkpoints(workdir / 'checkpoints', experiment.abstract).restore()
+  abstract = experiment(config, workdir).abstract
+  state, _ = checkpoint.Checkpoints(workdir / 'checkpoints', abstract).restore()
   assert int(state.step) == 1
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.target)))
 
@@ -55,7 +56,7 @@ def test_nothing_broken_is_saved_between_two_logged_steps(config, tmp_path):
   config = exploding(config)
   config.log.update(dict(every=1000, checkpoint_every=4))
   with pytest.raises(UserError, match=r'is (nan|inf) at step 4'):
-    train.run(config, tmp_path / 'run')
+    loop.run(config, tmp_path / 'run')
   assert steps_in(tmp_path / 'run') == []
 
 
@@ -66,30 +67,30 @@ def test_a_prior_with_a_nan_is_refused_and_the_tensor_named(config, broken, tmp_
   save_file(tensors, path)
   config.prior.path = str(broken)
   with pytest.raises(UserError, match='model.safetensors: conv_in.bias has .* not finite'):
-    train.run(config, tmp_path / 'run')
+    loop.run(config, tmp_path / 'run')
   assert not (tmp_path / 'run' / 'checkpoints').exists()
 
 
 def test_a_workdir_of_another_config_is_refused_with_the_fields_that_differ(config, tmp_path):
-  train.run(config, tmp_path)
+  configs.write(config, tmp_path)
   config.seed = 3
   config.optimizer.learning_rate = 0.25
   with pytest.raises(UserError, match='belongs to a run with another config') as error:
-    train.run(config, tmp_path)
+    loop.run(config, tmp_path)
   assert 'seed: 0 there, 3 now' in str(error.value)
   assert 'optimizer.learning_rate: 0.001 there, 0.25 now' in str(error.value)
 
 
 def test_how_a_run_is_logged_and_evaluated_may_change(config, tmp_path):
-  train.run(config, tmp_path)
+  loop.run(config, tmp_path)
   config.log.every = 2
-  train.run(config, tmp_path)
+  loop.run(config, tmp_path)
 
 
 def test_a_missing_prior_is_named(config, tmp_path):
   config.prior.path = str(tmp_path / 'nowhere')
   with pytest.raises(UserError, match='no pretrained model at .*nowhere.*config.prior.path'):
-    train.run(config, tmp_path / 'run')
+    loop.run(config, tmp_path / 'run')
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_a_safetensors_file_cut_short_is_named(name, config, broken, tmp_path):
   (broken / name).write_bytes(whole[: len(whole) // 2])
   config.prior.path = str(broken)
   with pytest.raises(UserError, match=f'{name} cannot be read'):
-    train.run(config, tmp_path / 'run')
+    loop.run(config, tmp_path / 'run')
 
 
 @pytest.mark.parametrize('name', ['unet/config.json', 'tokenizer/vocab.json'])
@@ -108,14 +109,14 @@ def test_a_file_that_the_prior_lacks_is_named(name, config, broken, tmp_path):
   (broken / name).unlink()
   config.prior.path = str(broken)
   with pytest.raises(UserError, match=f'{name.split("/")[0]} has no {name.split("/")[1]}'):
-    train.run(config, tmp_path / 'run')
+    loop.run(config, tmp_path / 'run')
 
 
 def test_a_mistake_of_the_evaluation_is_found_before_training(prior, tmp_path):
   config = tiny.load('depth.py:tiny', prior)
   config.evaluation.steps = (1, 4000)
   with pytest.raises(UserError, match='Cannot sample in 4000 steps; choose 1'):
-    train.run(config, tmp_path / 'run')
+    loop.run(config, tmp_path / 'run')
   assert not (tmp_path / 'run' / 'checkpoints').exists()
 
 
@@ -123,4 +124,4 @@ def test_a_factor_that_does_not_divide_the_picture_is_named(prior, tmp_path):
   config = tiny.load('super_resolution.py:tiny', prior)
   config.data.task.factor = 7
   with pytest.raises(UserError, match='config.data.task.factor=7 does not divide 32x32'):
-    train.run(config, tmp_path / 'run')
+    loop.run(config, tmp_path / 'run')

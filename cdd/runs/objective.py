@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cdd.core import trees
 from cdd.core.registry import bind, choose
@@ -17,7 +17,7 @@ class Parts(NamedTuple):
 
   Attributes:
     frozen, params, target: the frozen, the trainable and the target's parameters.
-    c: the condition, or None without a U-Net.
+    c: the condition, or None where no network of the loss denoises.
   """
 
   networks: Networks
@@ -71,6 +71,8 @@ NETWORKS = dict(
   moments=moments,
   render=render,
 )
+# Those of them that need a condition.
+DENOISERS = frozenset(('online', 'target', 'teacher'))
 
 
 def method_of(config) -> Method:
@@ -82,14 +84,17 @@ def objective(config, networks: Networks) -> Callable:
   """(params, target, frozen, batch, rng, step) -> (scalar, metrics)."""
   method, schedule = method_of(config), networks.schedule
   loss = partial(bound_loss(config), schedule=schedule, num_steps=schedule.num_steps)
+  # A method of the autoencoder reads neither latents nor a condition, also of a whole prior.
+  denoises = not DENOISERS.isdisjoint(method.networks)
 
   def run(params, target, frozen, raw: dict[str, Array], rng: Array, step: Array):
-    c = networks.condition({**frozen, **params}, raw) if networks.adapted else None
+    c = networks.condition({**frozen, **params}, raw) if denoises else None
     parts = Parts(networks, frozen, params, target, c)
     nets = Nets(**{name: NETWORKS[name](parts) for name in method.networks})
     # θ⁻ that is θ itself is one network, so that what both make of the condition is made once.
     nets = nets if nets.target else nets._replace(target=nets.online)
-    return loss(nets, batch_of(networks, frozen, raw), rng, step)
+    x = networks.latents(frozen, raw, 'image') if denoises else None
+    return loss(nets, Batch(x, 2 * raw['image'] - 1 if 'image' in raw else None), rng, step)
 
   return run
 
@@ -105,9 +110,3 @@ def bound_loss(config) -> Callable:
     spec[setting] = bind(method.settings[setting], spec[setting], setting)
   name = spec.pop('name')
   return bind({name: method.loss}, dict(spec, name=name), 'method')
-
-
-def batch_of(networks: Networks, frozen: Params, raw: dict[str, Any]) -> Batch:
-  """The latents of a batch where there is a U-Net to train, and the images where they are given."""
-  x = networks.latents(frozen, raw, 'image') if networks.adapted else None
-  return Batch(x, 2 * raw['image'] - 1 if 'image' in raw else None)
