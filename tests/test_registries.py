@@ -155,7 +155,7 @@ def test_a_source_is_random_access_to_examples_that_are_always_the_same(name):
     check_example(dict(one), size=(16, 16))
   with pytest.raises(IndexError):
     source[8]
-  assert '0x' not in repr(source)  # Grain compares it where a run goes on.
+  assert '0x' not in repr(source)  # It stands in messages, the same in every run.
 
 
 @each(DEGRADATIONS)
