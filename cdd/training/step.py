@@ -58,7 +58,7 @@ def make(
     updates, opt = optimizer.update(grads, state.opt, state.params)
     params = optax.apply_updates(state.params, updates)
     target = follow(state.target, params, state.step)
-    metrics['grad_norm'] = optax.global_norm(grads)
+    metrics['grad_norm'] = optax.tree.norm(grads)
     return State(step=state.step + 1, params=params, target=target, opt=opt), metrics
 
   return step
