@@ -1,12 +1,10 @@
 """python -m cdd.convert: from folders, the hub's cache and runs to what PyTorch loads strictly."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import diffusers as reference
 import numpy as np
 import pytest
@@ -15,25 +13,14 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 
-from cdd import convert
+from cdd import convert as command
 from cdd.core.errors import UserError
 from cdd.pretrained import diffusers, hub, names, priors, tensors, trained, weights
-from cdd.runs import experiment as build
+from cdd.pretrained.convert import convert
+from cdd.runs.program import divide
 
 FILE = 'diffusion_pytorch_model.safetensors'
 ID = 'someone/tiny-sd'
-
-
-def command(*arguments, **settings):
-  """(exit code, what was printed) of `python -m cdd.convert`, offline."""
-  done = subprocess.run(
-    [sys.executable, '-m', 'cdd.convert', *arguments],
-    cwd=tiny.ROOT,
-    env={**os.environ, 'HF_HUB_OFFLINE': '1', **settings},
-    capture_output=True,
-    text=True,
-  )
-  return done.returncode, done.stdout + done.stderr
 
 
 def strict(kind, folder):
@@ -56,8 +43,8 @@ def expect(model, params, prefix='', dtype=np.float32):
 
 @pytest.mark.parametrize('dtype', [None, 'float16', 'bfloat16', 'float32'])
 def test_a_folder_becomes_one_that_the_reference_loads(dtype, prior, tmp_path):
-  kind = dtype and tensors.DTYPES[convert.DTYPES[dtype]]
-  what = convert.convert(str(prior), tmp_path / 'out', dtype=kind, max_shard_size=20_000)
+  kind = dtype and tensors.DTYPES[command.DTYPES[dtype]]
+  what = convert(str(prior), tmp_path / 'out', dtype=kind, max_shard_size=20_000)
   assert what == 'StableDiffusionPipeline (unet, vae, text_encoder)'
   assert len(list((tmp_path / 'out' / 'unet').glob('*.safetensors'))) > 2
   stored = weights.read(tmp_path / 'out' / 'unet', 'diffusion_pytorch_model')
@@ -108,7 +95,7 @@ def sdxl(prior, folder):
 
 def test_sdxl_comes_back_with_both_encoders_and_its_flags(prior, tmp_path):
   folder = sdxl(prior, tmp_path / 'xl')
-  what = convert.convert(str(folder), tmp_path / 'out')
+  what = convert(str(folder), tmp_path / 'out')
   assert what == 'StableDiffusionXLPipeline (unet, vae, text_encoder, text_encoder_2)'
   ours = reference.DiffusionPipeline.from_pretrained(tmp_path / 'out')
   theirs = reference.DiffusionPipeline.from_pretrained(folder)
@@ -136,21 +123,24 @@ def cached(prior, home):
   return model / 'snapshots' / '0123'
 
 
-def test_a_hub_id_is_read_from_the_cache_without_a_network(prior, tmp_path):
+def test_a_hub_id_is_read_from_the_cache_without_a_network(prior, tmp_path, monkeypatch):
   snapshot = cached(prior, tmp_path / 'home')
   for path in list(snapshot.rglob('*.safetensors')):
     path.rename(path.with_suffix('.fp16.safetensors'))
-  home = dict(HF_HOME=str(tmp_path / 'home'))
-  options = ('--variant=fp16', '--dtype=float32', f'--target={tmp_path / "out"}')
-  code, text = command(f'--source={ID}', *options, **home)
-  assert code == 0, text
-  assert f'Wrote {tmp_path / "out"}: StableDiffusionPipeline (unet, vae, text_encoder).' in text
+  monkeypatch.setenv('HF_HOME', str(tmp_path / 'home'))
+  monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+  options = ['--variant=fp16', '--dtype=float32', '--target=out']
+  first = ['cdd.convert', f'--source={ID}', *options]
+  lines = [first, first, [*first, '--overwrite']]
+  lines.append(['cdd.convert', '--source=no/such', *options, '--overwrite'])
+  done, again, over, missing = commands.run(lines, cwd=tmp_path)
+  said = 'Wrote out: StableDiffusionPipeline (unet, vae, text_encoder).\n'
+  assert done.code == over.code == 0 and done.out == over.out == said, done.err
   params = diffusers.load(prior).params
   expect(strict(reference.UNet2DConditionModel, tmp_path / 'out' / 'unet'), params, 'unet')
-  code, text = command(f'--source={ID}', *options, **home)
-  assert code == 1 and 'out exists; give another --target, or --overwrite' in text
-  code, text = command('--source=no/such', *options, '--overwrite', **home)
-  assert code == 1 and "no pretrained model at 'no/such': no such folder, and the hub" in text
+  assert again.code == 1 and 'out exists; give another --target, or --overwrite' in again.err
+  assert missing.code == 1
+  assert "no pretrained model at 'no/such': no such folder, and the hub" in missing.err
   assert (tmp_path / 'out' / 'model_index.json').exists()
 
 
@@ -211,10 +201,8 @@ def run(prior, folder, adapter, trainable=None, **settings):
   config.model.adapter = dict(name=adapter, **settings)
   config.trainable = trainable or config.trainable
   pretrained = priors.load(config.prior, folder, ())
-  _, _, brought = build.joined(
-    config.model.adapter, pretrained.configs['unet'], pretrained.params, np.float32
-  )
-  train, _ = build.divide(config, {**pretrained.params, **brought})
+  _, added = priors.networks(config.model, pretrained)
+  train, _ = divide(config, {**pretrained.params, **added})
   rng = np.random.default_rng(0)
   params = {key: rng.normal(size=leaf.shape).astype(np.float16) for key, leaf in train.items()}
   trained.save(params, folder / 'export' / 'trained.safetensors')
@@ -228,9 +216,8 @@ ONLY_ADAPTER = (('adapter[.].*', 'train'), ('.*', 'freeze'))
 
 def test_a_full_parameter_run_becomes_a_pipeline_and_its_adapter(prior, tmp_path):
   folder, params = run(prior, tmp_path / 'run', 'controlnet', **HINTS)
-  code, text = command(f'--source={folder}', f'--target={tmp_path / "out"}')
-  assert code == 0, text
-  assert 'StableDiffusionPipeline, and ControlNetModel in controlnet/.' in text
+  what = convert(str(folder), tmp_path / 'out')
+  assert what == 'StableDiffusionPipeline, and ControlNetModel in controlnet/'
   expect(strict(reference.UNet2DConditionModel, tmp_path / 'out' / 'unet'), params, 'unet')
   control = strict(reference.ControlNetModel, tmp_path / 'out' / 'controlnet')
   expect(control, params, 'adapter')
@@ -243,19 +230,19 @@ def test_a_full_parameter_run_becomes_a_pipeline_and_its_adapter(prior, tmp_path
 def test_a_run_that_trained_its_adapter_alone_becomes_the_adapter(prior, tmp_path):
   folder, params = run(prior, tmp_path / 'run', 'controlnet', ONLY_ADAPTER, **HINTS)
   kind = np.dtype(np.float16)
-  assert convert.convert(str(folder), tmp_path / 'out', dtype=kind) == 'ControlNetModel'
+  assert convert(str(folder), tmp_path / 'out', dtype=kind) == 'ControlNetModel'
   expect(strict(reference.ControlNetModel, tmp_path / 'out'), params, 'adapter', np.float16)
   # And that folder is a source too, as the run's export is.
-  assert convert.convert(str(tmp_path / 'out'), tmp_path / 'again') == 'ControlNetModel'
+  assert convert(str(tmp_path / 'out'), tmp_path / 'again') == 'ControlNetModel'
   first, again = (load_file(tmp_path / name / FILE) for name in ('out', 'again'))
   assert first.keys() == again.keys() and all(np.array_equal(first[k], again[k]) for k in first)
-  convert.convert(str(folder / 'export'), tmp_path / 'third', dtype=kind)
+  convert(str(folder / 'export'), tmp_path / 'third', dtype=kind)
   assert (tmp_path / 'third' / FILE).read_bytes() == (tmp_path / 'out' / FILE).read_bytes()
 
 
 def test_a_run_on_a_wider_unet_becomes_instruct_pix2pix(prior, tmp_path):
   folder, params = run(prior, tmp_path / 'run', 'concat')
-  assert convert.convert(str(folder), tmp_path / 'out') == 'StableDiffusionInstructPix2PixPipeline'
+  assert convert(str(folder), tmp_path / 'out') == 'StableDiffusionInstructPix2PixPipeline'
   pipeline = reference.StableDiffusionInstructPix2PixPipeline.from_pretrained(tmp_path / 'out')
   assert pipeline.unet.config.in_channels == 8
   expect(strict(reference.UNet2DConditionModel, tmp_path / 'out' / 'unet'), params, 'unet')
@@ -263,15 +250,15 @@ def test_a_run_on_a_wider_unet_becomes_instruct_pix2pix(prior, tmp_path):
 
 def test_a_single_file_becomes_the_adapter_that_it_is_said_to_hold(prior, tmp_path):
   folder, _ = run(prior, tmp_path / 'run', 'controlnet', ONLY_ADAPTER)
-  convert.convert(str(folder), tmp_path / 'net')
+  convert(str(folder), tmp_path / 'net')
   file = str(tmp_path / 'net' / FILE)
   options = dict(adapter='controlnet', prior=str(prior))
-  assert convert.convert(file, tmp_path / 'out', **options) == 'ControlNetModel'
+  assert convert(file, tmp_path / 'out', **options) == 'ControlNetModel'
   assert (tmp_path / 'out' / FILE).read_bytes() == Path(file).read_bytes()
   with pytest.raises(UserError, match="Unknown adapter 'control'; choose one of .*'controlnet'"):
-    convert.convert(file, tmp_path / 'other', **dict(options, adapter='control'))
+    convert(file, tmp_path / 'other', **dict(options, adapter='control'))
   with pytest.raises(UserError, match='--adapter=controlnet needs --prior'):
-    convert.convert(file, tmp_path / 'other', adapter='controlnet')
+    convert(file, tmp_path / 'other', adapter='controlnet')
 
 
 def test_a_run_without_its_weights_or_of_nothing_is_an_error(prior, tmp_path):
@@ -279,14 +266,14 @@ def test_a_run_without_its_weights_or_of_nothing_is_an_error(prior, tmp_path):
   path = folder / 'export' / 'trained.safetensors'
   path.write_bytes(path.read_bytes()[:2000])
   with pytest.raises(UserError, match='trained.safetensors cannot be read'):
-    convert.convert(str(folder), tmp_path / 'out')
+    convert(str(folder), tmp_path / 'out')
   with pytest.raises(UserError, match="no pretrained model at .*nowhere'"):
-    convert.convert(str(tmp_path / 'nowhere'), tmp_path / 'out')
+    convert(str(tmp_path / 'nowhere'), tmp_path / 'out')
   assert sorted(p.name for p in tmp_path.iterdir()) == ['run']
 
 
 def test_only_a_model_is_overwritten(tmp_path):
-  check = lambda: convert.check_target(tmp_path / 'out', overwrite=True)
+  check = lambda: command.check_target(tmp_path / 'out', overwrite=True)
   check()
   (tmp_path / 'out').mkdir()
   (tmp_path / 'out' / 'diary.txt').write_text('dear')
@@ -295,22 +282,19 @@ def test_only_a_model_is_overwritten(tmp_path):
   (tmp_path / 'out' / 'config.json').write_text('{}')
   check()
   with pytest.raises(UserError, match='out exists; give another --target, or --overwrite'):
-    convert.check_target(tmp_path / 'out', overwrite=False)
+    command.check_target(tmp_path / 'out', overwrite=False)
 
 
-def test_overwriting_replaces_a_model_even_by_itself(prior, tmp_path):
-  convert.convert(str(prior), tmp_path / 'out')
+def test_a_model_may_replace_itself(prior, tmp_path):
+  convert(str(prior), tmp_path / 'out')
   before = (tmp_path / 'out' / 'vae' / FILE).read_bytes()
-  code, text = command(
-    f'--source={tmp_path / "out"}', f'--target={tmp_path / "out"}', '--overwrite'
-  )
-  assert code == 0, text
+  convert(str(tmp_path / 'out'), tmp_path / 'out')
   assert (tmp_path / 'out' / 'vae' / FILE).read_bytes() == before
   assert [p.name for p in tmp_path.iterdir()] == ['out']
 
 
 def test_sizes_are_read_as_diffusers_reads_them():
-  assert [convert.size(text) for text in ('10GB', '5MiB', '200kb', '7')] == [
+  assert [command.size(text) for text in ('10GB', '5MiB', '200kb', '7')] == [
     10**10,
     5 * 2**20,
     200_000,
@@ -318,11 +302,4 @@ def test_sizes_are_read_as_diffusers_reads_them():
   ]
   for text in ('ten', '0GB', '-1', '1.5GB', ''):
     with pytest.raises(UserError, match=f'--max_shard_size={text} is no size'):
-      convert.size(text)
-
-
-def test_the_help_names_every_flag():
-  code, text = command('--help')
-  assert code == 1 and 'Owns conversion' in text
-  for flag in ('source', 'target', 'dtype', 'variant', 'max_shard_size', 'adapter', 'prior'):
-    assert f'--{flag}:' in text
+      command.size(text)

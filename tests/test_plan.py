@@ -2,10 +2,9 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
+import commands
 import jax
 import jax.numpy as jnp
 import pytest
@@ -15,7 +14,11 @@ from ml_collections import ConfigDict
 from cdd import plan
 from cdd.core import trees
 from cdd.core.errors import UserError
-from cdd.runs import experiment as build
+from cdd.pretrained import priors
+from cdd.runs import counting, planning
+from cdd.runs.experiment import experiment
+from cdd.runs.objective import objective
+from cdd.runs.program import divide
 
 # Published: the files on the hub hold this many numbers.
 COUNTS = dict(
@@ -33,6 +36,7 @@ def get_config():
   config = depth.get_config('tiny,method=finetune')
   config.prior.path = {path!r}
   config.model.adapter = dict(name='none')
+  config.optimizer.name = 'adamw'
   config.data.update(dict(batch_size=8, cache=1))  # No autoencoder in the step.
   config.data.source.size = 32
   return config
@@ -47,18 +51,17 @@ def shapes_only(prior, tmp_path):
 
 
 @pytest.mark.parametrize('family', COUNTS)
-def test_the_families_have_the_published_numbers_of_parameters(family, monkeypatch):
-  monkeypatch.chdir(tiny.ROOT)
-  prior = plan.prior(dict(path=None), family)
+def test_the_families_have_the_published_numbers_of_parameters(family):
+  prior = planning.prior(ConfigDict(dict(path=None)), plan.families()[family])
   sizes = lambda name: sum(leaf.size for leaf in trees.select(prior.params, name).values())
   assert {name: sizes(name) for name in prior.configs} == COUNTS[family]
 
 
 def test_a_plan_without_weights_is_that_of_the_run(prior, shapes_only, tmp_path):
-  config = tiny.load('depth.py:tiny', shapes_only)
-  found = plan.compiled(config, plan.prior(config.prior, None), tiny.SIZE, jax.devices())
+  config = tiny.load('depth.py:tiny,method=finetune', shapes_only)
+  found = planning.compiled(config, planning.prior(config.prior, None), tiny.SIZE, jax.devices())
   config.prior.path = str(prior)
-  run = build.experiment(config, tmp_path)
+  run = experiment(config, tmp_path)
   held = jax.tree.leaves((run.abstract, run.frozen, next(run.batches)))
   key = 8  # Two uint32.
   assert found.arguments == sum(leaf.size * leaf.dtype.itemsize for leaf in held) + key
@@ -75,13 +78,13 @@ def test_with_gamma_0_what_sees_the_condition_alone_is_computed_once(adapter, sh
     config.model.adapter.hint_widths = (4, 8)
   if adapter == 't2i_adapter':
     config.model.adapter.downscale_factor = 4
-  weights = plan.prior(config.prior, None)
-  networks, brought = build.adapted_networks(config.model, weights)
-  train, frozen = build.divide(config, {**weights.params, **brought})
-  batch = plan.batch_shapes(config, weights, networks, tiny.SIZE)
+  weights = planning.prior(config.prior, None)
+  networks, added = priors.networks(config.model, weights)
+  train, frozen = divide(config, {**weights.params, **added})
+  batch = planning.batch_shapes(config, weights, networks, tiny.SIZE)
   key = jax.eval_shape(lambda: jax.random.key(0))
-  work = lambda f, *inputs: plan.flops(jax.make_jaxpr(f)(*inputs).jaxpr)
-  slope = jax.grad(build.objective(config, networks), has_aux=True)
+  work = lambda f, *inputs: counting.flops(jax.make_jaxpr(f)(*inputs).jaxpr)
+  slope = jax.grad(objective(config, networks), has_aux=True)
   alone, copied = (work(slope, train, target, frozen, batch, key, 0) for target in ({}, train))
 
   def hints(params, raw):
@@ -93,17 +96,14 @@ def test_with_gamma_0_what_sees_the_condition_alone_is_computed_once(adapter, sh
 
 def test_the_command_plans_for_devices_that_share_the_batch(shapes_only, tmp_path):
   (tmp_path / 'planned.py').write_text(SMALL.format(path=str(shapes_only)))
-  done = subprocess.run(
-    [sys.executable, '-m', 'cdd.plan', f'--config={tmp_path}/planned.py', '--topology=cpu:4'],
-    cwd=tiny.ROOT,
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
-  assert 'depth_tiny_finetune on cpu:4, 32 px, a batch of 8' in done.stdout
-  trained = int(re.search(r'([\d,]+) trained', done.stdout)[1].replace(',', ''))
-  reduced = float(re.search(r'all-reduce ([\d.]+) MiB', done.stdout)[1])
+  command = ['cdd.plan', '--config=planned.py', '--topology=cpu:4']
+  done, wrong = commands.run([command, [*command, '--family=sd99']], cwd=tmp_path)
+  assert done.code == 0, done.err[-2000:]
+  assert 'depth_tiny_finetune on cpu:4, 32 px, a batch of 8' in done.out
+  trained = int(re.search(r'([\d,]+) trained', done.out)[1].replace(',', ''))
+  reduced = float(re.search(r'all-reduce ([\d.]+) MiB', done.out)[1])
   assert reduced == pytest.approx(4 * trained / 2**20, abs=0.1)  # The gradients, float32.
+  assert wrong.code == 1 and re.fullmatch(r"error: Unknown family 'sd99'.*'sd21'.*\n", wrong.err)
 
 
 def test_the_work_of_a_convolution_and_its_gradients_is_three_times_that_of_one():
@@ -113,10 +113,10 @@ def test_the_work_of_a_convolution_and_its_gradients_is_three_times_that_of_one(
       x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )
     once = 2 * (2 * (8 // stride) ** 2 * 5) * (3 * 3 * 3)
-    assert plan.flops(jax.make_jaxpr(conv)(x, kernel).jaxpr) == once
+    assert counting.flops(jax.make_jaxpr(conv)(x, kernel).jaxpr) == once
     loss = lambda x, kernel, conv=conv: (conv(x, kernel) ** 2).sum()
     slopes = jax.make_jaxpr(jax.value_and_grad(loss, argnums=(0, 1)))(x, kernel)
-    assert plan.flops(slopes.jaxpr) == 3 * once
+    assert counting.flops(slopes.jaxpr) == 3 * once
 
 
 def test_products_count_as_often_as_a_loop_runs_and_a_branch_by_the_dearer():
@@ -127,7 +127,7 @@ def test_products_count_as_often_as_a_loop_runs_and_a_branch_by_the_dearer():
     x, _ = jax.lax.scan(lambda x, _: (x @ matrix, None), x, length=7)
     return jax.lax.cond(x[0, 0] > 0, lambda x: x @ matrix @ matrix, jax.jit(jnp.sin), x)
 
-  assert plan.flops(jax.make_jaxpr(run)(matrix).jaxpr) == 9 * product
+  assert counting.flops(jax.make_jaxpr(run)(matrix).jaxpr) == 9 * product
 
 
 def test_collectives_are_the_bytes_of_their_results():
@@ -138,7 +138,7 @@ def test_collectives_are_the_bytes_of_their_results():
     %sum = (f32[], s32[10]{0}) all-reduce(%a, %b), to_apply=%add
     %other = f32[99]{0} add(%a, %b)
   """
-  assert plan.collectives(text) == {'all-gather': 2 * 8 * 128 + 64, 'all-reduce': 44}
+  assert counting.collectives(text) == {'all-gather': 2 * 8 * 128 + 64, 'all-reduce': 44}
 
 
 def test_too_little_memory_is_a_sentence():
@@ -149,14 +149,11 @@ def test_too_little_memory_is_a_sentence():
     )
 
   with pytest.raises(UserError, match='needs 503.68G of HBM on each chip, which has 15.75G'):
-    plan.compile_or_explain(SimpleNamespace(compile=compile))
+    planning.compile_or_explain(SimpleNamespace(compile=compile))
 
 
-def test_an_unknown_chip_family_or_folder_names_the_choices(monkeypatch):
-  monkeypatch.chdir(tiny.ROOT)
+def test_an_unknown_chip_or_folder_names_the_choices():
   with pytest.raises(UserError, match="'v9'.*v5e"):
-    plan.devices('v9:2x2')
-  with pytest.raises(UserError, match="'sd99'.*sd21"):
-    plan.prior(dict(path=None), 'sd99')
+    planning.devices('v9:2x2')
   with pytest.raises(UserError, match='nowhere'):
-    plan.prior(ConfigDict(dict(path='nowhere')), None)
+    planning.prior(ConfigDict(dict(path='nowhere')), None)

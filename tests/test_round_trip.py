@@ -6,8 +6,9 @@ import pytest
 import tiny
 import torch
 
-from cdd import convert, sample
-from cdd.runs import loop as train
+from cdd import sampling
+from cdd.pretrained.convert import convert
+from cdd.runs import loop
 
 PROMPTS = ['a red ball on a table', 'two blue boxes']
 ADAPTERS = dict(controlnet=dict(hint_widths=(4, 8)), concat=dict())
@@ -19,7 +20,7 @@ def trained(name, prior, workdir):
   config.model.adapter = dict(name=name, **ADAPTERS[name])
   config.optimizer.update(dict(name='adamw', learning_rate=0.03, warmup=0, decay='constant'))
   config.evaluation = None
-  train.run(config, workdir)
+  loop.run(config, workdir)
 
 
 def strict(kind, folder):
@@ -45,7 +46,7 @@ def reference_pipeline(name, folder):
 @pytest.mark.parametrize('name', ADAPTERS)
 def test_a_trained_model_makes_the_same_image_in_the_reference(name, prior, tmp_path):
   trained(name, prior, tmp_path / 'run')
-  convert.convert(str(tmp_path / 'run'), tmp_path / 'out')
+  convert(str(tmp_path / 'run'), tmp_path / 'out')
   rng = np.random.default_rng(0)
   latents = rng.normal(size=(2, tiny.SIZE // 2, tiny.SIZE // 2, 4)).astype(np.float32)
   images = rng.uniform(size=(2, tiny.SIZE, tiny.SIZE, 3)).astype(np.float32)
@@ -61,9 +62,9 @@ def test_a_trained_model_makes_the_same_image_in_the_reference(name, prior, tmp_
   ).images
   how = dict(latents=latents, steps=4, sampler='ddim', guidance=3.0)
   more = dict(image_guidance=1.0) if name == 'concat' else {}
-  ours = sample.load(tmp_path / 'run')(PROMPTS, images, **how, **more)
+  ours = sampling.load(tmp_path / 'run')(PROMPTS, images, **how, **more)
   error = np.abs(ours - theirs).max()
   print(f'{name}: greatest difference {error:.1e}, deviation of the image {ours.std():.2f}')
   assert error < 1e-3 and ours.std() > 0.05
-  before = sample.load(prior)(PROMPTS, **how)
+  before = sampling.load(prior)(PROMPTS, **how)
   assert np.abs(before - ours).max() > 0.1  # The two steps tell.

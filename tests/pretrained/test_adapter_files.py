@@ -10,8 +10,7 @@ from torch_peers import CONFIG, T2I, torch_controlnet, torch_t2i, torch_unet, tr
 
 from cdd.core.errors import UserError
 from cdd.models import functional
-from cdd.pretrained import adapter_folders as adapters
-from cdd.pretrained import original
+from cdd.pretrained import adapter_folders, original
 
 
 def test_a_controlnet_in_the_original_layout_is_read_as_diffusers_converts_it(tmp_path):
@@ -37,14 +36,14 @@ def test_a_controlnet_in_the_original_layout_is_read_as_diffusers_converts_it(tm
   whole |= {'model.diffusion_model.out.2.bias': np.zeros(4, np.float32)}
   save_file(whole, tmp_path / 'sd.safetensors')
   settings = dict(name='controlnet', hint_widths=widths, path=tmp_path / 'sd.safetensors')
-  spec, weights = adapters.start(settings, config)
-  shapes = functional.abstract(lambda: adapters.module(spec))[1]
+  spec, weights = adapter_folders.start(settings, config)
+  shapes = functional.abstract(lambda: adapter_folders.module(spec))[1]
   expected = tree_of(control, shapes)
   assert all(np.array_equal(weights[path], expected[path]) for path in shapes)
   lost = {key: leaf for key, leaf in whole.items() if 'zero_convs.3' not in key}
   save_file(lost | {'control_model.stray': state['conv_in.bias']}, tmp_path / 'sd.safetensors')
   with pytest.raises(UserError) as error:
-    adapters.load(tmp_path / 'sd.safetensors', spec)
+    adapter_folders.load(tmp_path / 'sd.safetensors', spec)
   for words in ('missing controlnet_down_blocks.3.weight', 'unexpected control_model.stray'):
     assert words in str(error.value)
 
@@ -70,10 +69,10 @@ def test_a_t2i_adapter_in_the_original_layout_is_read(kind, tmp_path):
   assert known[kind] <= old.keys() and len(old) == len(state)
   save_file(old, tmp_path / 'old.safetensors')
   settings = dict(kind=kind, **{k: v for k, v in T2I[kind].items() if k != 'channels'})
-  spec, weights = adapters.start(
+  spec, weights = adapter_folders.start(
     dict(name='t2i_adapter', path=tmp_path / 'old.safetensors', **settings), CONFIG
   )
-  shapes = functional.abstract(lambda: adapters.module(spec))[1]
+  shapes = functional.abstract(lambda: adapter_folders.module(spec))[1]
   expected = tree_of(adapter, shapes)
   assert all(np.array_equal(weights[path], expected[path]) for path in shapes)
 
@@ -93,10 +92,10 @@ def test_a_config_that_lacks_a_field_or_asks_for_another_network_is_named(tmp_pa
   path = tmp_path / 'config.json'
   path.write_text(json.dumps(dict(_class_name='T2IAdapter', adapter_type='light_adapter')))
   with pytest.raises(UserError, match=r"config.json has no \['channels', 'downscale_factor'"):
-    adapters.config_of(tmp_path)
+    adapter_folders.config_of(tmp_path)
   path.write_text(json.dumps(dict(_class_name='ControlNetModel', class_embed_type='timestep')))
   with pytest.raises(UserError, match=f'{tmp_path}: .*class_embed_type'):
-    adapters.config_of(tmp_path)
+    adapter_folders.config_of(tmp_path)
 
 
 @pytest.mark.parametrize(('name', 'held', 'fields', 'message'), WRONG)
@@ -108,12 +107,12 @@ def test_a_folder_of_another_kind_or_family_is_named(name, held, fields, message
   path = tmp_path / 'config.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | fields))
   with pytest.raises(UserError, match=message):
-    adapters.start(dict(name=name, path=tmp_path), CONFIG)
+    adapter_folders.start(dict(name=name, path=tmp_path), CONFIG)
 
 
 def test_a_setting_that_an_adapter_does_not_take_and_a_pickle_are_named(tmp_path):
   with pytest.raises(UserError, match="'widths'; choose one of .*'hint_widths'"):
-    adapters.start(dict(name='controlnet', widths=(4, 8)), CONFIG)
+    adapter_folders.start(dict(name='controlnet', widths=(4, 8)), CONFIG)
   (tmp_path / 'old.pth').write_bytes(b'PK')
   with pytest.raises(UserError, match='old.pth is a pickle.*torch.load'):
-    adapters.start(dict(name='t2i_adapter', path=tmp_path / 'old.pth'), CONFIG)
+    adapter_folders.start(dict(name='t2i_adapter', path=tmp_path / 'old.pth'), CONFIG)

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from cdd.core.errors import UserError
 from cdd.models.unet import UNetConfig
-from cdd.pretrained import diffusers, priors, tensors
+from cdd.pretrained import diffusers, families, priors, tensors
 
 FILE = 'diffusion_pytorch_model.safetensors'
 
@@ -268,7 +268,7 @@ def test_the_attention_of_older_autoencoders_loads(folder):
 
 @pytest.mark.parametrize('component', ['text_encoder', 'text_encoder_2'])
 def test_a_text_encoder_loads_under_old_and_new_names(component, tmp_path):
-  torch_text(diffusers.COMPONENTS[component].name).save_pretrained(tmp_path / component)
+  torch_text(families.COMPONENTS[component].name).save_pretrained(tmp_path / component)
   path = tmp_path / component / 'model.safetensors'
   plain = {key.removeprefix('text_model.'): leaf for key, leaf in load_file(path).items()}
   trees = []
@@ -279,9 +279,9 @@ def test_a_text_encoder_loads_under_old_and_new_names(component, tmp_path):
     trees.append(diffusers.load(tmp_path).params)
   assert same(*trees)
   diffusers.save(diffusers.load(tmp_path), tmp_path / 'ours', dtype=np.float32)
-  kind = getattr(transformers, diffusers.COMPONENTS[component].name)
+  kind = getattr(transformers, families.COMPONENTS[component].name)
   again = kind.from_pretrained(tmp_path / 'ours' / component).state_dict()
-  expected = torch_text(diffusers.COMPONENTS[component].name).state_dict()
+  expected = torch_text(families.COMPONENTS[component].name).state_dict()
   assert again.keys() == expected.keys()
   assert all(torch.equal(again[key], expected[key]) for key in expected)
 

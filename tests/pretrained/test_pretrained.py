@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from cdd.core.errors import UserError
 from cdd.core.types import Text
-from cdd.models import functional
+from cdd.models import components, functional
 from cdd.pretrained import diffusers
 
 RNG = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def folder(tmp_path_factory):
 
 
 def run(loaded, component, method, *args):
-  make = lambda: diffusers.make(component, loaded.configs[component])
+  make = lambda: components.make(component, loaded.configs[component])
   apply, _ = functional.abstract(make)
   start = len(component) + 1
   tree = {k[start:]: v for k, v in loaded.params.items() if k.startswith(component + '.')}

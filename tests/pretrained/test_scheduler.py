@@ -26,7 +26,7 @@ def test_the_noise_is_that_of_the_folder(fields, tmp_path):
   theirs.save_pretrained(tmp_path / 'scheduler')
   schedule = schedules.from_diffusers(scheduler.read(tmp_path / 'scheduler'))
   expected = theirs.alphas_cumprod.double().sqrt().numpy()
-  np.testing.assert_allclose(np.asarray(schedule.alphas)[1:], expected, atol=2e-6)
+  np.testing.assert_allclose(np.asarray(schedule.table.alpha)[1:], expected, atol=2e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from types import SimpleNamespace
 import pytest
 from ml_collections import ConfigDict
 
-from cdd.runs import loop as train
+from cdd.runs import loop as loops
 from cdd.training import sharding
 
-CONFIG = ConfigDict(dict(log=dict(every=1), optimizer=dict(learning_rate=1e-3)))
+CONFIG = ConfigDict(
+  dict(log=dict(every=1), optimizer=dict(learning_rate=1e-3), method=dict(name='conditional'))
+)
 
 
 class Value(float):
@@ -37,7 +39,7 @@ def test_a_late_batch_counts_as_waiting_only_if_the_device_has_nothing_to_do(don
   )
   log = SimpleNamespace(scalars=lambda step, values: logged.append(values))
   bar = SimpleNamespace(n=0, update=lambda count: None, set_postfix=lambda values: None)
-  loop = train.Loop(experiment, CONFIG, log, bar)
+  loop = loops.Loop(experiment, CONFIG, log, bar)
   for step in range(1, 6):
     loop.step(None, step)
   share = logged[-1]['waiting']
