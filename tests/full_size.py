@@ -144,9 +144,8 @@ def ours(family: str, component: str, folder: Path, figures: dict) -> dict[str, 
 
   from cdd.core import trees
   from cdd.core.types import Condition, Text
-  from cdd.models import functional
-  from cdd.pretrained import diffusers
-  from cdd.runs import experiment as build
+  from cdd.models import assemble, components, functional
+  from cdd.pretrained import adapter_folders, diffusers
 
   given = inputs(family)
   text = Text(given['states'])
@@ -156,11 +155,11 @@ def ours(family: str, component: str, folder: Path, figures: dict) -> dict[str, 
   params = trees.select(loaded.params, component)
   if component in ADAPTERS:
     unet = loaded.configs['unet']
-    spec = dict(name=component, path=folder / component)
-    make, _, brought = build.joined(spec, unet, loaded.params, np.float32)
-    params = loaded.params | brought
+    spec, weights = adapter_folders.start(dict(name=component, path=folder / component), unet)
+    make, _, added = assemble.with_adapter(spec, weights, unet, loaded.params, np.float32)
+    params = loaded.params | added
   else:
-    make = lambda: diffusers.make(component, loaded.configs[component])
+    make = lambda: components.make(component, loaded.configs[component])
   apply, _ = functional.abstract(make)
 
   def call(method, *args):
@@ -175,7 +174,8 @@ def ours(family: str, component: str, folder: Path, figures: dict) -> dict[str, 
     return dict(out=call('__call__', given['z'], given['index'], text))
   if component in ADAPTERS:
     image = given['latents' if component == 'concat' else 'condition']
-    return dict(out=call('__call__', given['z'], Condition(image, text), given['index']))
+    c = Condition(dict(condition=image), text)
+    return dict(out=call('__call__', given['z'], c, given['index']))
   if component == 'vae':
     mean, logvar = call('encode', given['images'])
     return dict(mean=mean, logvar=logvar, decoded=call('decode', mean))

@@ -12,13 +12,13 @@ import tiny
 from PIL import Image
 from safetensors.numpy import load_file
 
-STEPS = 400
+STEPS = 80
 
 
-def arguments(prior, workdir, *more):
-  """A run of a minute or so; `evaluation` and `log` may differ between a run and its resumption."""
+def arguments(prior, workdir, *more, sampled='(1,)'):
+  """A run of seconds; `evaluation` and `log` may differ between a run and its resumption."""
   return [
-    '--config=configs/depth.py:tiny',
+    '--config=depth:tiny',
     f'--workdir={workdir}',
     f'--config.prior.path={prior}',
     f'--config.steps={STEPS}',
@@ -27,10 +27,11 @@ def arguments(prior, workdir, *more):
     f'--config.data.held_out.size={tiny.SIZE}',
     '--config.evaluation.count=4',
     '--config.evaluation.batch_size=4',
-    '--config.evaluation.steps=(1,2)',
+    f'--config.evaluation.steps={sampled}',
     '--config.evaluation.shipped=()',
     '--config.log.every=5',
     '--config.log.samples_every=0',
+    '--config.log.checkpoint_every=10',
     *more,
   ]
 
@@ -39,7 +40,8 @@ def arguments(prior, workdir, *more):
 def unbroken(prior, tmp_path_factory):
   """The folder of a run from start to end, and what it said."""
   workdir = tmp_path_factory.mktemp('unbroken') / 'run'
-  run = tiny.command(*arguments(prior, workdir, f'--config.log.samples_every={STEPS}'))
+  more = f'--config.log.samples_every={STEPS}'
+  run = tiny.command(*arguments(prior, workdir, more, sampled='(1,2)'))
   code, out, errors = tiny.finish(run)
   assert code == 0, errors[-2000:]
   return workdir, out
@@ -54,7 +56,7 @@ def rows(workdir):
 
 def signalled(run, workdir, number, after):
   """Waits until `after` steps are logged and a checkpoint is there, then sends a signal."""
-  saved = lambda: [p for p in (workdir / 'checkpoints').glob('[0-9]*')]
+  saved = lambda: [p for p in (workdir / 'checkpoints').glob('*') if p.name.isdigit()]
   deadline = time.monotonic() + 900
   while not (saved() and rows(workdir) and rows(workdir)[-1]['step'] >= after):
     assert run.poll() is None and time.monotonic() < deadline, run.communicate()
@@ -117,13 +119,19 @@ def test_a_run_leaves_its_logs_samples_and_parameters(unbroken):
   assert json.loads((workdir / 'export/config.json').read_text())['steps'] == STEPS
 
 
-def test_a_killed_run_resumes_to_bitwise_the_parameters_of_an_unbroken_one(
+def test_a_run_terminated_and_then_killed_ends_bitwise_as_an_unbroken_one(
   unbroken, prior, tmp_path
 ):
   workdir = tmp_path / 'run'
   command = arguments(prior, workdir)
-  code, _, _ = signalled(tiny.command(*command), workdir, signal.SIGKILL, after=150)
-  assert code == -signal.SIGKILL and rows(workdir)[-1]['step'] < STEPS
+  code, out, errors = signalled(tiny.command(*command), workdir, signal.SIGTERM, after=10)
+  assert code == 0 and 'Traceback' not in errors
+  (said,) = [line for line in out.splitlines() if 'the same command resumes there' in line]
+  step = int(said.split('Stopped after step ')[1].split(';')[0])
+  assert 10 <= step < STEPS and (workdir / f'checkpoints/{step}').is_dir()
+  assert not (workdir / 'export').exists()
+  code, _, _ = signalled(tiny.command(*command), workdir, signal.SIGKILL, after=step + 10)
+  assert code == -signal.SIGKILL and step < rows(workdir)[-1]['step'] < STEPS
   code, _, errors = tiny.finish(tiny.command(*command))
   assert code == 0, errors[-2000:]
   assert same_state(workdir, unbroken[0]) and equal(workdir, unbroken[0])
@@ -131,21 +139,6 @@ def test_a_killed_run_resumes_to_bitwise_the_parameters_of_an_unbroken_one(
   assert [row['step'] for row in rows(workdir)] == list(range(5, STEPS + 1, 5))
   losses = lambda folder: [row['loss'] for row in rows(folder) if 'loss' in row]
   assert losses(workdir) == losses(unbroken[0])
-
-
-def test_a_terminated_run_saves_and_the_same_command_resumes_there(unbroken, prior, tmp_path):
-  workdir = tmp_path / 'run'
-  command = arguments(prior, workdir)
-  code, out, errors = signalled(tiny.command(*command), workdir, signal.SIGTERM, after=110)
-  assert code == 0 and 'Traceback' not in errors
-  (said,) = [line for line in out.splitlines() if 'the same command resumes there' in line]
-  step = int(said.split('Stopped after step ')[1].split(';')[0])
-  assert 110 <= step < STEPS and (workdir / f'checkpoints/{step}').is_dir()
-  assert not (workdir / 'export').exists()
-  code, _, errors = tiny.finish(tiny.command(*command))
-  assert code == 0, errors[-2000:]
-  assert rows(workdir)[-1]['step'] == STEPS
-  assert same_state(workdir, unbroken[0]) and equal(workdir, unbroken[0])
 
 
 def test_a_finished_run_is_measured_anew_without_training(unbroken, prior):

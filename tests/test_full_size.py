@@ -13,7 +13,7 @@ import pytest
 from full_size import ADAPTERS
 from safetensors.numpy import load_file
 
-from cdd.pretrained import priors
+from cdd import assets
 from configs.stable_diffusion import FAMILIES
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +108,7 @@ def test_an_adapter_of_sd15_trains_on_a_cpu_and_nothing_else_does(
   adapter, written, tmp_path, capsys
 ):
   folder = written('sd15', 'unet', 'vae', 'text_encoder')
-  shutil.copytree(priors.PACKAGED / 'tokenizer', folder / 'tokenizer')
+  shutil.copytree(assets.PRIOR / 'tokenizer', folder / 'tokenizer')
   (folder / 'scheduler').mkdir()
   scheduler = json.dumps(FAMILIES['sd15']['scheduler'])
   (folder / 'scheduler/scheduler_config.json').write_text(scheduler)
@@ -116,7 +116,7 @@ def test_an_adapter_of_sd15_trains_on_a_cpu_and_nothing_else_does(
   command = [sys.executable, '-m', 'cdd.main', f'--config={tmp_path}/training.py']
   command += [f'--workdir={tmp_path}/run']
   start = time.perf_counter()
-  # glibc's own malloc: at this size memory is dearer than page faults (cdd.runtime.keep_memory).
+  # glibc's own malloc: at this size memory is dearer than page faults (cdd.core.runtime).
   environment = {**OPTIMISED, 'CDD_XLA_FLAGS': 'off'}
   child = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
   error = child.stderr.read()
