@@ -10,19 +10,18 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cdd.runs import experiment as build
-from cdd.runs import loop as train
-from cdd.runs import report
+from cdd.runs import loop, report
+from cdd.runs.experiment import experiment
 
 
 def main(folder: Path) -> None:
   if not (folder / 'metrics.json').exists():
     sys.exit(f'{folder} has no metrics.json: that run has not ended yet.')
   config = ConfigDict(json.loads((folder / 'config.json').read_text()))
-  experiment = build.experiment(config, folder)
-  state = train.fit(experiment, config, folder)
+  bound = experiment(config, folder)
+  state = loop.fit(bound, config, folder)
   with tempfile.TemporaryDirectory() as scratch:
-    report.evaluate(experiment, config, state.params, Path(scratch))
+    report.evaluate(bound, config, state.params, Path(scratch))
 
 
 if __name__ == '__main__':

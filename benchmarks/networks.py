@@ -15,7 +15,7 @@ import torch
 from flax import nnx
 
 from cdd.core import trees
-from cdd.core.types import Batch, Condition, Params, Text
+from cdd.core.types import Array, Condition, Params, Text
 from cdd.diffusion import schedules
 from cdd.models import functional
 from cdd.models.adapted import Adapted
@@ -45,7 +45,7 @@ THREADS = len(os.sched_getaffinity(0))  # As many as XLA takes; `taskset -c 0` m
 class ControlNet(torch.nn.Module):
   """diffusers' own; its zero convolutions are moved, as after some training."""
 
-  condition_space = 'pixel'
+  space = 'pixel'
 
   def __init__(self, unet: diffusers.UNet2DConditionModel):
     super().__init__()
@@ -69,7 +69,7 @@ class ControlNet(torch.nn.Module):
 class MuMix(torch.nn.Module):
   """Eq. 10 by the recipe of docs/mu_mix.md, of diffusers' modules."""
 
-  condition_space = 'latent'
+  space = 'latent'
 
   def __init__(self, unet: diffusers.UNet2DConditionModel):
     super().__init__()
@@ -106,6 +106,13 @@ class Theirs(NamedTuple):
     return self.adapter.with_hints(self.unet, hints, z, text, index)
 
 
+class Data(NamedTuple):
+  """Latents [b, h, w, c], and what a network of ours reads beside them."""
+
+  x: Array
+  c: Condition
+
+
 class Inputs(NamedTuple):
   """NHWC float32 arrays: latents, condition pixels in [0, 1], hidden states of the text."""
 
@@ -113,11 +120,11 @@ class Inputs(NamedTuple):
   image: np.ndarray
   text: np.ndarray
 
-  def batch(self, space: str) -> Batch:
-    """`space`: 'pixel' or 'latent', what an adapter wants as its condition."""
+  def data(self, space: str) -> Data:
+    """`space`: 'pixel' or 'latent', what an adapter reads."""
     image = dict(pixel=self.image, latent=self.latents)[space]
-    condition = Condition(jnp.asarray(image), Text(jnp.asarray(self.text)))
-    return Batch(jnp.asarray(self.latents), condition)
+    c = Condition(dict(condition=jnp.asarray(image)), Text(jnp.asarray(self.text)))
+    return Data(jnp.asarray(self.latents), c)
 
 
 def theirs(adapter: str) -> Theirs:
@@ -157,7 +164,7 @@ def ours(adapter: str, reference: Theirs) -> tuple[Networks, Params, Params]:
     shift=0.0,
     factor=FACTOR,
     channels=CONFIG.in_channels,
-    condition_space=kind.condition_space,
+    reads=kind.reads,
   )
   return networks, *jax.tree.map(jnp.asarray, (train, frozen))
 
@@ -181,6 +188,7 @@ def nchw(array) -> torch.Tensor:
   return torch.tensor(np.asarray(array)).permute(0, 3, 1, 2)
 
 
-def in_torch(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def in_torch(data: Data) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
   """(latents, the condition's image, hidden states)."""
-  return nchw(batch.x), nchw(batch.c.image), torch.tensor(np.asarray(batch.c.text.states))
+  image, states = data.c.arrays['condition'], data.c.text.states
+  return nchw(data.x), nchw(image), torch.tensor(np.asarray(states))

@@ -1,53 +1,54 @@
 """Whether ours and the undistilled model differ in LPIPS, by differences example by example.
 
-python -m benchmarks.paired --config=configs/depth.py:tiny --config.evaluation.count=1024 \\
-  [--config.data.held_out.start=5000] [--ours=FILE] [--finetune=FILE] [--steps=4,8]
+python -m benchmarks.paired --config=depth:tiny --config.evaluation.count=1024 --finetune=FILE \\
+  [--config.data.held_out.start=5000] [--ours=FILE] [--steps=4,8]
 
-How hard an example is drops out of the difference. The files default to what ships.
+How hard an example is drops out of the difference.
 """
 
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
+from cdd import assets
+from cdd.core import cli
+from cdd.core.cli import FLAGS
 from cdd.metrics import lpips
 from cdd.pretrained import trained
-from cdd.runs import experiment as build
-from cdd.runs import report
-
-CONFIG = config_flags.DEFINE_config_file('config', 'configs/depth.py:tiny', 'Says the examples.')
-OURS = flags.DEFINE_string('ours', None, 'A trained.safetensors; what ships if not given.')
-FINETUNE = flags.DEFINE_string('finetune', None, 'The same of the undistilled model.')
-STEPS = flags.DEFINE_list('steps', ['1', '2', '4', '8'], 'Numbers of steps, the same for both.')
+from cdd.runs.experiment import experiment
 
 
-def distances(experiment, batches, file: str | Path, *, sampler: str, steps: int) -> np.ndarray:
+def distances(bound, batches, file: str | Path, *, sampler: str, steps: int) -> np.ndarray:
   """LPIPS to the truth of every example, [n]; the noise depends on the example alone."""
-  params = trained.load(file, experiment.abstract.params)
+  params = trained.load(file, bound.abstract.params)
   measure, weights = jax.jit(lpips.lpips), lpips.load()
-  sample = lambda batch, number: experiment.sample(
-    params, batch, number, sampler=sampler, steps=steps
-  )
+  sample = lambda batch, number: bound.sample(params, batch, number, sampler=sampler, steps=steps)
   pairs = ((sample(batch, number), batch['image']) for number, batch in enumerate(batches))
   return np.concatenate([np.asarray(measure(weights, *pair)).ravel() for pair in pairs])
 
 
-def main(arguments):
-  del arguments
-  config = CONFIG.value
+def define_flags() -> None:
+  cli.define_config()
+  flags.declare_key_flag('config')
+  flags.DEFINE_string('ours', None, 'A trained.safetensors; what ships if not given.')
+  flags.DEFINE_string('finetune', None, 'The same of the undistilled model, which does not ship.')
+  flags.DEFINE_list('steps', ['1', '2', '4', '8'], 'Numbers of steps, the same for both.')
+  flags.mark_flag_as_required('finetune')
+
+
+def main() -> None:
+  config, finetune = FLAGS.config, FLAGS.finetune
   task = config.task
-  experiment = build.experiment(config, Path('runs') / 'paired')
-  batches = experiment.held_out(config.evaluation.count, config.evaluation.batch_size)
-  ours = OURS.value or report.SHIPPED / f'{task}.safetensors'
-  finetune = FINETUNE.value or report.SHIPPED / f'{task}_finetune.safetensors'
+  bound = experiment(config, Path('runs') / 'paired')
+  batches = bound.held_out(config.evaluation.count, config.evaluation.batch_size)
+  ours = FLAGS.ours or assets.TRAINED / f'{task}.safetensors'
   print(f'{task}, {config.evaluation.count} examples of {dict(config.data.held_out)}')
   print('| steps | ours | finetune | ours - finetune | standard error |\n' + '|---' * 5 + '|')
-  for steps in map(int, STEPS.value):
-    first = distances(experiment, batches, ours, sampler='consistency', steps=steps)
-    second = distances(experiment, batches, finetune, sampler='ddim', steps=steps)
+  for steps in map(int, FLAGS.steps):
+    first = distances(bound, batches, ours, sampler='consistency', steps=steps)
+    second = distances(bound, batches, finetune, sampler='ddim', steps=steps)
     gaps = first - second
     error = gaps.std(ddof=1) / len(gaps) ** 0.5
     print(
@@ -57,4 +58,5 @@ def main(arguments):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  define_flags()
+  cli.run(main)

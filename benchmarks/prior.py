@@ -14,7 +14,7 @@ from cdd.core.types import Batch, Nets
 from cdd.data.scenes import Scenes
 from cdd.methods import finetune
 from cdd.reports import grid
-from cdd.sampling import pipeline as sampler
+from cdd.sampling import Pipeline, load
 
 MODEL = flags.DEFINE_string('model', 'packaged', 'What cdd.sample takes.')
 OUT = flags.DEFINE_string('out', 'docs/results/prior.png', 'The picture.')
@@ -32,7 +32,7 @@ HELD_OUT, SIZE = 256, 64  # Scenes below 10,000 are never trained on.
 TIMES = (200, 400, 600, 800, 1000)
 
 
-def errors(model: sampler.Sampler) -> dict[int, float]:
+def errors(model: Pipeline) -> dict[int, float]:
   """Time -> the mean squared error of v over held-out scenes, the same noise for every model."""
   networks = model.networks
   scenes = [Scenes(size=SIZE)[index] for index in range(HELD_OUT)]
@@ -41,9 +41,8 @@ def errors(model: sampler.Sampler) -> dict[int, float]:
 
   @jax.jit
   def measure(params, raw, t):
-    online = networks.velocity(params)
-    nets = Nets(online=online, target=online, teacher=online, encode=None, decode=None)
-    batch = Batch(networks.encode(params, raw['image']), networks.condition(params, raw))
+    nets = Nets(online=networks.denoiser(params, networks.condition(params, raw)))
+    batch = Batch(networks.encode(params, raw['image']))
     same = lambda rng, count, low, high: jnp.full((count, 1, 1, 1), t)
     settings = dict(schedule=networks.schedule, num_steps=networks.schedule.num_steps)
     return finetune.loss(nets, batch, jax.random.key(0), 0, sample_t=same, **settings)[0]
@@ -53,7 +52,7 @@ def errors(model: sampler.Sampler) -> dict[int, float]:
 
 def main(arguments):
   del arguments
-  model = sampler.load(MODEL.value)
+  model = load(MODEL.value)
   found = errors(model)
   mean = np.mean([*found.values()])
   print(f'{MODEL.value}: error of v on {HELD_OUT} held-out scenes, mean {mean:.4f}')

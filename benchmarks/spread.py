@@ -5,7 +5,7 @@ import statistics
 import sys
 from pathlib import Path
 
-NAMES = dict(lpips=3, psnr=2, ssim=3, frechet=2)  # Metric -> decimals shown.
+from cdd.metrics import METRICS
 
 
 def spread(runs: list[list[dict]]) -> list[dict]:
@@ -14,7 +14,7 @@ def spread(runs: list[list[dict]]) -> list[dict]:
   out = []
   for row in runs[0]:
     same = [other for rows in runs for other in rows if key(other) == key(row)]
-    values = {name: [other[name] for other in same] for name in NAMES}
+    values = {name: [other[name] for other in same] for name in METRICS}
     out.append(
       dict(zip(('method', 'steps', 'sampler'), key(row), strict=True), seeds=len(same))
       | {name: statistics.mean(found) for name, found in values.items()}
@@ -25,12 +25,14 @@ def spread(runs: list[list[dict]]) -> list[dict]:
 
 def markdown(rows: list[dict]) -> str:
   """The rows as a table; one seed has no spread."""
-  lines = ['| method | steps | sampler | LPIPS ↓ | PSNR ↑ | SSIM ↑ | Fréchet ↓ |', '|' + '---|' * 7]
+  head = ['method', 'steps', 'sampler', *(metric.heading for metric in METRICS.values())]
+  lines = [f'| {" | ".join(head)} |', '|' + '---|' * len(head)]
   for row in rows:
     cells = [row['method'], str(row['steps'] or '–'), row['sampler'] or '–']
-    for name, digits in NAMES.items():
-      varies = f' ± {row[f"{name}_sd"]:.{digits}f}' if row[f'{name}_sd'] else ''
-      cells.append(f'{row[name]:.{digits}f}{varies}')
+    for name, metric in METRICS.items():
+      deviation = row[f'{name}_sd']
+      varies = f' ± {metric.shown(deviation)}' if deviation else ''
+      cells.append(f'{metric.shown(row[name])}{varies}')
     lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines)
 

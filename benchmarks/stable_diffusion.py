@@ -31,7 +31,7 @@ import torch  # noqa: E402
 from benchmarks import clock  # noqa: E402
 from cdd.core import trees  # noqa: E402
 from cdd.core.types import Text  # noqa: E402
-from cdd.models import functional  # noqa: E402
+from cdd.models import components, functional  # noqa: E402
 from cdd.pretrained import diffusers  # noqa: E402
 from configs.stable_diffusion import SD21  # noqa: E402
 
@@ -57,7 +57,7 @@ def ours(folder: Path, side: int, figures: dict):
   with measured(figures, 'load'):
     loaded = diffusers.load(folder, place=lambda path, array: jax.device_put(array))
   params = trees.select(loaded.params, 'unet')
-  apply, _ = functional.abstract(lambda: diffusers.make('unet', loaded.configs['unet']))
+  apply, _ = functional.abstract(lambda: components.make('unet', loaded.configs['unet']))
   z, index, states = inputs(side)
   run = jax.jit(lambda params, *args: apply(params, '__call__', *args))
   with measured(figures, 'compile'):

@@ -36,27 +36,27 @@ LOSS = partial(
 
 
 def our_objective(nets: networks.Networks) -> Callable:
-  """As build.diffusion_objective, of latents and hidden states that are there already."""
+  """As runs.objective, of latents and hidden states that are there already."""
 
-  def run(params, target, frozen, batch, rng, step):
-    online = nets.bound({**frozen, **params}, batch.c)
-    slow = nets.velocity({**frozen, **target}) if target else online
-    return LOSS(Nets(online=online, target=slow), batch, rng, step)
+  def run(params, target, frozen, data, rng, step):
+    online = nets.denoiser({**frozen, **params}, data.c)
+    slow = nets.denoiser({**frozen, **target}, data.c) if target else online
+    return LOSS(Nets(online=online, target=slow), Batch(data.x), rng, step)
 
   return run
 
 
-def our_step(objective, train: Params, frozen: Params, batch: Batch, *, decay) -> Callable:
+def our_step(objective, train: Params, frozen: Params, data: networks.Data, *, decay) -> Callable:
   """() -> None: one update, jitted with the state donated."""
   adamw = optimizer.adamw(steps=10**6, learning_rate=RATE, decay='constant', b2=0.999, clip=CLIP)
   update = step.make(objective, adamw, partial(targets.ema, decay=decay))
   update = jax.jit(update, donate_argnums=0)
-  now = state.create(jax.tree.map(jnp.copy, train), adamw, apart=bool(decay))
+  now = state.create(jax.tree.map(jnp.copy, train), adamw, has_copy=bool(decay))
   rng = jax.random.key(0)
 
   def run():
     nonlocal now
-    now, metrics = update(now, frozen, batch, rng)
+    now, metrics = update(now, frozen, data, rng)
     jax.block_until_ready((now, metrics))
 
   return run
@@ -69,7 +69,7 @@ def their_loss(online: networks.Theirs, slow: torch.nn.Module | None, batch, t, 
     slow: the target's adapter, or None: the network itself.
   """
   x, condition, text = batch
-  table = [torch.tensor(np.asarray(row)) for row in networks.SCHEDULE]
+  table = [torch.tensor(np.asarray(row)) for row in networks.SCHEDULE.table[:2]]
   level = lambda t: (row[t][:, None, None, None] for row in table)
   index = lambda t: (t - 1).clamp(min=0)
   (alpha_t, sigma_t), (alpha_s, sigma_s), s = level(t), level(t - DT), t - DT
@@ -107,13 +107,13 @@ def their_step(online: networks.Theirs, batch, *, decay: float) -> Callable:
   return run
 
 
-def disagreement(objective, train, frozen, batch: Batch, reference, torch_batch) -> float:
+def disagreement(objective, train, frozen, data, reference, torch_batch) -> float:
   """The difference of the two losses, as a part of them, of the same weights, noise and times."""
   rng = jax.random.key(7)
   t_rng, eps_rng = jax.random.split(rng)  # As methods/conditional.py draws them.
-  t = times.per_example(t_rng, len(batch.x), DT, networks.SCHEDULE.num_steps)
-  eps = jax.random.normal(eps_rng, batch.x.shape)
-  loss, _ = jax.jit(objective)(train, {}, frozen, batch, rng, jnp.int32(0))
+  t = times.per_example(t_rng, len(data.x), DT, networks.SCHEDULE.num_steps)
+  eps = jax.random.normal(eps_rng, data.x.shape)
+  loss, _ = jax.jit(objective)(train, {}, frozen, data, rng, jnp.int32(0))
   with torch.no_grad():
     t = torch.tensor(np.asarray(t)[:, 0, 0, 0], dtype=torch.int64)
     expected = their_loss(reference, None, torch_batch, t, networks.nchw(eps)).item()
@@ -124,7 +124,7 @@ def compare(adapter: str, *, batch: int, rounds: int, decay: float) -> None:
   """Prints how far the losses of both are apart, and their times."""
   reference = networks.theirs(adapter)
   nets, train, frozen = networks.ours(adapter, reference)
-  data = networks.inputs(batch).batch(nets.condition_space)
+  data = networks.inputs(batch).data(reference.adapter.space)
   torch_data = networks.in_torch(data)
   objective = our_objective(nets)
   gap = disagreement(objective, train, frozen, data, reference, torch_data)

@@ -15,7 +15,7 @@ import optax
 from cdd.core.types import Batch, Nets
 from cdd.diffusion import distances, predictors, schedules, times
 from cdd.diffusion.process import decompose
-from cdd.diffusion.samplers import SAMPLERS
+from cdd.diffusion.samplers import SAMPLERS, loop
 from cdd.methods import conditional, finetune
 
 SCHEDULE = schedules.scaled_linear(beta_end=0.016)  # The packaged prior's.
@@ -41,9 +41,9 @@ def asked_at_t(loss, dt: int):
   """The same loss with the target's ε taken at (ẑ_s, t), as Algorithm 1 prints it."""
 
   def changed(nets, *rest):
-    def target(z_s, c, s):
+    def target(z_s, s, _):
       at_s, at_t = SCHEDULE(s), SCHEDULE(s + dt)
-      eps = decompose(z_s, nets.target(z_s, c, s + dt), at_t).eps
+      eps = decompose(z_s, nets.target(z_s, s + dt, None), at_t).eps
       return (eps - at_s.sigma * z_s) / at_s.alpha  # The v that has this ε at s.
 
     return loss(nets._replace(target=target), *rest)
@@ -88,10 +88,10 @@ def initial(key) -> dict:
   return kernels | {f'{name}_bias': jnp.zeros((WIDTH,)) for name in 'abc'}
 
 
-def network(params):
-  """(z [b, 1, 1, 2], c [b, 4], t) -> v."""
+def network(params, c):
+  """denoise(z [b, 1, 1, 2], t, s) -> v of the condition c [b, 4]; s is not read."""
 
-  def velocity(z, c, t):
+  def denoise(z, t, s):
     count = z.shape[0]
     waves = t.reshape(count, 1) / 1000 * RATES[None] * 3
     h = jnp.concatenate([z.reshape(count, 2), c, jnp.sin(waves), jnp.cos(waves)], axis=-1)
@@ -101,7 +101,7 @@ def network(params):
     h = h + layer('c', h)
     return (h @ params['d']).reshape(count, 1, 1, 2)
 
-  return velocity
+  return denoise
 
 
 def data(key, count: int, *, conditional: bool):
@@ -125,8 +125,8 @@ def train(loss, params, *, updates: int, rate: float, conditional: bool = True, 
     params, target, smooth, opt = carry
     data_key, loss_key = jax.random.split(key)
     x, c = data(data_key, BATCH, conditional=conditional)
-    nets = lambda params: Nets(network(params), network(target), network(target))
-    value = lambda params: loss(nets(params), Batch(x, c), loss_key, jnp.int32(0))[0]
+    nets = lambda params: Nets(network(params, c), network(target, c), network(target, c))
+    value = lambda params: loss(nets(params), Batch(x), loss_key, jnp.int32(0))[0]
     changes, opt = optimizer.update(jax.grad(value)(params), opt, params)
     params = optax.apply_updates(params, changes)
     return (params, average(decay, target, params), average(0.995, smooth, params), opt), None
@@ -140,9 +140,9 @@ def train(loss, params, *, updates: int, rate: float, conditional: bool = True, 
 def sample(params, *, sampler: str, steps: int):
   x, c = data(jax.random.key(99), 3000, conditional=True)
   z = jax.random.normal(jax.random.key(5), x.shape)
-  grid = times.Walk().times(SCHEDULE.num_steps, steps)
-  walk = functools.partial(SAMPLERS[sampler], schedule=SCHEDULE, times=grid)
-  out = walk(lambda z, t: network(params)(z, c, t), z, jax.random.key(6))
+  visited = times.Timesteps().times(SCHEDULE.num_steps, steps)
+  settings = dict(schedule=SCHEDULE, times=visited)
+  out = loop.run(SAMPLERS[sampler](), network(params, c), z, jax.random.key(6), **settings)
   return out[:, 0, 0], x[:, 0, 0], c.argmax(-1)
 
 
@@ -164,7 +164,7 @@ def row(label: str, params, sampler: str, counts) -> None:
 
 def kappa(dt: int, levels: tuple[int, ...]) -> None:
   """By how much d_ε enlarges what x̂_s says over x̂_t: (σ_t / α_t) / (σ_s / α_s)."""
-  ratio = SCHEDULE.sigmas / SCHEDULE.alphas
+  ratio = SCHEDULE.table.sigma / SCHEDULE.table.alpha
   print(f'κ of Δt {dt}:', ', '.join(f'{ratio[t] / ratio[t - dt]:.2f} at {t}' for t in levels))
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 from benchmarks import clock, networks
 from cdd.models import blocks
+from cdd.models.ops import upsampling
 
 SHAPES = ((32, 8, 8, 128), (4, 32, 32, 256))  # Of the step's U-Net; of a larger one.
 
@@ -49,7 +50,7 @@ def main():
     layer = blocks.Upsample2D(shape[-1], dtype=jnp.float32, rngs=nnx.Rngs(0))
     runs = {
       'by phases': in_jax(lambda layer, x: layer(x), layer, x),
-      'enlarged first': in_jax(lambda layer, x: layer.conv(blocks.enlarge(x)), layer, x),
+      'enlarged first': in_jax(lambda layer, x: layer.conv(upsampling.enlarge(x)), layer, x),
       'torch': in_torch(shape[-1], networks.nchw(x)),
     }
     for what in ('forward', 'gradients'):

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 # The suite's own processes leave XLA's optimisations out.
 OPTIMISED = {**os.environ, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '0', 'PYTHONPATH': str(ROOT)}
+OPTIMISED['XLA_FLAGS'] = ''
 
 
 def process(*arguments) -> dict:
