@@ -32,4 +32,6 @@ def concat(full: bool) -> dict:
 ADAPTERS = dict(mu_mix=mu_mix, controlnet=controlnet, t2i_adapter=t2i_adapter, concat=concat)
 
 # Adapter -> the pattern of the parameters that are trained when the adapter is trained alone.
-OWN = {name: r'adapter[.].*' for name in ADAPTERS} | dict(concat=r'unet[.]conv_in[.].*')
+STEP = r'unet[.]time_embedding[.]cond_proj[.].*'
+OWN = {name: rf'adapter[.].*|{STEP}' for name in ADAPTERS}
+OWN |= dict(concat=rf'unet[.]conv_in[.].*|{STEP}')

@@ -41,6 +41,7 @@ def base() -> ConfigDict:
   config.initial = config_dict.placeholder(str)  # A trained.safetensors to start from.
   # remat: the backward pass computes the U-Nets' layers anew, for a fraction of the memory.
   config.model = dict(adapter=ADAPTERS['mu_mix'](full=False), dtype='float32', remat=False)
+  config.model.step_channels = config_dict.placeholder(int)  # Of the step that a U-Net is given.
   config.trainable = (('unet[.].*|adapter[.].*', 'train'), ('.*', 'freeze'))
   config.optimizer = dict(
     name='adamw',
@@ -69,8 +70,7 @@ def experiment(task: str, chosen: dict, *, steps: dict) -> ConfigDict:
   method, full = chosen['method'], chosen['size'] == 'full'
   config.name = '_'.join([task, chosen['size'], *changed(chosen).values()])
   config.task = task
-  for field, value in METHODS[method]().items():
-    config[field] = ConfigDict(value)
+  config.update(METHODS[method]())
   config.model.adapter = ConfigDict(ADAPTERS[chosen['adapter']](full))
   if chosen['train'] == 'adapter':
     config.trainable = ((OWN[chosen['adapter']], 'train'), ('.*', 'freeze'))

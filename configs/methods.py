@@ -54,4 +54,20 @@ def finetune() -> dict:
   )
 
 
-METHODS = dict(conditional=conditional, paper=paper, finetune=finetune)
+def step_aware() -> dict:
+  """Beyond the paper: the network is given its step, for 1 to 50 steps with one network."""
+  return dict(
+    model=dict(step_channels=128),
+    method=dict(
+      name='step_aware',
+      sample_t=dict(name='per_example'),
+      distance=dict(name='squared_l2'),
+      share=0.5,
+      share_warmup=0,
+      steps=(1000, 500, 250, 125),
+    ),
+    target=dict(name='ema', decay=0.0),
+  )
+
+
+METHODS = dict(conditional=conditional, paper=paper, finetune=finetune, step_aware=step_aware)

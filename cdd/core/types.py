@@ -1,17 +1,30 @@
 """The nouns that every layer shares."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 
 Array = jax.Array
 Params = dict[str, Array]  # flat: the path of a leaf, with dots, to the leaf
 
-# denoise(z [b, h, w, c], t int32 [b, 1, 1, 1], s) -> v [b, h, w, c] at t, whose DDIM step leads to
-# s. A network that is not given its step ignores s; s = None asks for the velocity of the
-# posterior mean.
-Denoise = Callable[[Array, Array, Array | None], Array]
+
+class Denoise(Protocol):
+  """A network with its parameters and its condition bound."""
+
+  def __call__(self, z: Array, t: Array, s: Array | None) -> Array:
+    """v [b, h, w, c] at t, whose DDIM step leads to s.
+
+    A network that is not given its step ignores s. s = None, or s = t in an example, asks for the
+    velocity of the posterior mean.
+
+    Args:
+      z: [b, h, w, c] at t.
+      t, s: int32 [b, 1, 1, 1].
+    """
+
+  def rows(self, rows: slice) -> 'Denoise':
+    """The same network with the conditions of some of the examples."""
 
 
 class Text(NamedTuple):

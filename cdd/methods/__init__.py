@@ -3,5 +3,8 @@
 from cdd.methods.autoencoder import AUTOENCODER
 from cdd.methods.conditional import CONDITIONAL
 from cdd.methods.finetune import FINETUNE
+from cdd.methods.step_aware import STEP_AWARE
 
-METHODS = dict(autoencoder=AUTOENCODER, conditional=CONDITIONAL, finetune=FINETUNE)
+METHODS = dict(
+  autoencoder=AUTOENCODER, conditional=CONDITIONAL, finetune=FINETUNE, step_aware=STEP_AWARE
+)

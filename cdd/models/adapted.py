@@ -3,7 +3,7 @@
 from flax import nnx
 
 from cdd.core.types import Array, Condition
-from cdd.models.unet import UNet2DConditionModel
+from cdd.models.unet import Time, UNet2DConditionModel
 
 
 class Adapted(nnx.Module):
@@ -17,9 +17,9 @@ class Adapted(nnx.Module):
     """What the adapter makes of the condition alone: to be computed once per image."""
     return self.adapter.hints(c)
 
-  def with_hints(self, z: Array, c: Condition, hints, index: Array) -> Array:
-    """The prediction [b, h, w, c] from z [b, h, w, c], index [b] and precomputed hints."""
-    return self.unet.decode(self.adapter.features(self.unet, z, index, c, hints), c.text)
+  def with_hints(self, z: Array, c: Condition, hints, time: Time) -> Array:
+    """The prediction [b, h, w, c] from z [b, h, w, c], the time and precomputed hints."""
+    return self.unet.decode(self.adapter.features(self.unet, z, time, c, hints), c.text)
 
   def __call__(self, z: Array, c: Condition, index: Array) -> Array:
-    return self.with_hints(z, c, self.hints(c), index)
+    return self.with_hints(z, c, self.hints(c), Time(index))

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from cdd.core import trees
+from cdd.core.errors import UserError
 from cdd.core.types import Params
 from cdd.diffusion import schedules
 from cdd.models import components, functional
@@ -29,6 +30,7 @@ def assemble(
   *,
   dtype=jnp.float32,
   remat: bool = False,
+  step_channels: int | None = None,
 ) -> tuple[Networks, Params]:
   """The networks of a pretrained model with an adapter, and the parameters that come with it.
 
@@ -40,16 +42,20 @@ def assemble(
     loaded: the adapter's weights; freshly initialised if None.
     dtype: what the networks compute in.
     remat: whether the backward pass computes the U-Nets' layers anew.
+    step_channels: sinusoids of the step that the U-Net is given; None: what its config says.
 
   Returns:
     The networks, and the parameters that are not the pretrained ones: 'adapter.*' and what
     replaces some of 'unet.*'.
   """
-  configs, added, apply, reads = dict(configs), {}, {}, {}
+  configs, added, added_step, apply, reads = dict(configs), {}, {}, {}, {}
+  if step_channels:
+    configs['unet'], params, added_step = given_step(configs['unet'], params, step_channels)
   if adapter is not None:
     make, configs['unet'], added = with_adapter(adapter, loaded, configs['unet'], params, dtype)
     module = nnx.eval_shape(lambda: rematerialized(make()) if remat else make())
     apply['unet'], reads = functional.bind(module)[0], module.adapter.reads
+    added |= added_step
   for component in configs.keys() - apply.keys():
     make = partial(components.make, component, configs[component], dtype=dtype)
     apply[component] = functional.abstract(make)[0]
@@ -68,6 +74,26 @@ def assemble(
     reads=reads,
   )
   return networks, added
+
+
+def given_step(
+  unet: UNetConfig, params: Params, channels: int
+) -> tuple[UNetConfig, Params, Params]:
+  """A U-Net that is given its step, through a projection of zeros where it has none yet.
+
+  Returns:
+    Its config, all parameters, and those of them that are new.
+
+  Raises:
+    UserError: it has a projection of another width.
+  """
+  path, width = 'unet.time_embedding.cond_proj.kernel', unet.time_cond_proj_dim
+  if width:
+    if width != channels:
+      raise UserError(f'This U-Net is given its step in {width} channels, not in {channels}.')
+    return unet, params, {}
+  new = {path: np.zeros((channels, unet.block_out_channels[0]), np.float32)}
+  return unet._replace(time_cond_proj_dim=channels), {**params, **new}, new
 
 
 def with_adapter(
@@ -90,7 +116,8 @@ def with_adapter(
   if not hasattr(kind, 'prepare'):
     added = trees.prefixed(loaded, 'adapter') if loaded else initial(kind, make, params)
   elif loaded:
-    unet, added = adapter.unet, trees.prefixed(loaded, 'unet')
+    unet = adapter.unet._replace(time_cond_proj_dim=unet.time_cond_proj_dim)
+    added = trees.prefixed(loaded, 'unet')
   else:
     unet, prepared = kind.prepare(unet, params)
     added = {path: leaf for path, leaf in prepared.items() if leaf is not params.get(path)}

@@ -11,13 +11,7 @@ from cdd.core import trees
 from cdd.core.types import Array, Condition, Denoise, Params, Text
 from cdd.diffusion import guidance, parametrizations, schedules, tiles
 from cdd.models.guide import Guide
-
-
-class Bound(NamedTuple):
-  """What stays the same from step to step: the conditions of all predictions, and the hints."""
-
-  condition: Condition
-  hints: Any
+from cdd.models.unet import Time
 
 
 class Networks(NamedTuple):
@@ -33,6 +27,7 @@ class Networks(NamedTuple):
     scale, shift: latents = (mean - shift) * scale.
     factor, channels: pixels per latent along a side; channels of the latents.
     reads: what the adapter reads of an example: its name -> its space, an entry of SPACES.
+    steps: the sizes of steps that the U-Net was trained with; () if it is not given its step.
   """
 
   adapted: Callable | None
@@ -46,6 +41,7 @@ class Networks(NamedTuple):
   factor: int
   channels: int
   reads: Mapping[str, str]
+  steps: tuple[int, ...] = ()
 
   def latent_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the latents of images [b, H, W, 3]."""
@@ -139,9 +135,9 @@ class Networks(NamedTuple):
       tiling: predicts in tiles, with the condition cut alike.
     """
     if tiling is None:
-      return partial(self._denoise, params, guide, self._bind(params, guide, c))
+      return Denoiser(self, params, guide, *self._bind(params, guide, c))
 
-    def bind(start: Array) -> Bound:
+    def bind(start: Array) -> tuple[Condition, Any]:
       arrays = jax.tree.map(lambda array: tiles.crop(array, start, tiling), c.arrays)
       return self._bind(params, guide, c._replace(arrays=arrays))
 
@@ -149,33 +145,45 @@ class Networks(NamedTuple):
 
     def denoise(z: Array, t: Array, s: Array | None) -> Array:
       def part(tile, bound):
-        return self._denoise(params, guide, bound, tile, t, s)
+        return Denoiser(self, params, guide, *bound)(tile, t, s)
 
       return tiles.blended(part, z, bounds, tiling)
 
     return denoise
 
-  def _bind(self, params: Params, guide: Guide | None, c: Condition) -> Bound:
+  def _bind(self, params: Params, guide: Guide | None, c: Condition) -> tuple[Condition, Any]:
+    """The conditions of all predictions, concatenated, and what the adapter makes of them."""
     conditions = c if guide is None else guidance.concatenate(guide.views(c))
-    return Bound(conditions, self.adapted(params, 'hints', conditions))
+    return conditions, self.adapted(params, 'hints', conditions)
 
-  def _denoise(
-    self,
-    params: Params,
-    guide: Guide | None,
-    bound: Bound,
-    z: Array,
-    t: Array,
-    s: Array | None,
-  ) -> Array:
-    del s  # These U-Nets have no input for the step.
-    names = ('conditional',) if guide is None else guide.names
-    index = schedules.index(t)[:, 0, 0, 0]
-    batch, index = (guidance.concatenate(dict.fromkeys(names, array)) for array in (z, index))
-    out = self.adapted(params, 'with_hints', batch, bound.condition, bound.hints, index)
+
+class Denoiser(NamedTuple):
+  """`Denoise`: a U-Net with its parameters, its conditions and their hints.
+
+  Attributes:
+    condition, hints: of all predictions that `guide` combines.
+  """
+
+  networks: Networks
+  params: Params
+  guide: Guide | None
+  condition: Condition
+  hints: Any
+
+  def __call__(self, z: Array, t: Array, s: Array | None) -> Array:
+    names = ('conditional',) if self.guide is None else self.guide.names
+    time = Time(schedules.index(t)[:, 0, 0, 0], None if s is None else (t - s)[:, 0, 0, 0])
+    batch, time = (guidance.concatenate(dict.fromkeys(names, tree)) for tree in (z, time))
+    out = self.networks.adapted(self.params, 'with_hints', batch, self.condition, self.hints, time)
     parts = guidance.split(out, names)
-    out = parts['conditional'] if guide is None else guide.combine(parts)
-    return parametrizations.to_v(self.prediction, z, out, self.schedule(t))
+    out = parts['conditional'] if self.guide is None else self.guide.combine(parts)
+    level = self.networks.schedule(t)
+    return parametrizations.to_v(self.networks.prediction, z, out, level)
+
+  def rows(self, rows: slice) -> 'Denoiser':
+    """The same for some of the examples; without guidance."""
+    condition, hints = jax.tree.map(lambda leaf: leaf[rows], (self.condition, self.hints))
+    return self._replace(condition=condition, hints=hints)
 
 
 def _latent(networks: Networks, params: Params, raw, name: str, tile: int | None) -> Array:

@@ -31,6 +31,8 @@ class UNetConfig(NamedTuple):
     addition_embed_type: 'text_time': the pooled text and the sizes are added to the time (SDXL).
     addition_time_embed_dim: channels of the sinusoids of each size.
     projection_class_embeddings_input_dim: channels of the pooled text and of all sinusoids.
+    time_cond_proj_dim: channels of the sinusoids of the step that the network is given; None: it is
+      not given one.
   """
 
   in_channels: int = 4
@@ -52,6 +54,7 @@ class UNetConfig(NamedTuple):
   addition_time_embed_dim: int | None = None
   projection_class_embeddings_input_dim: int | None = None
   sample_size: int | tuple[int, int] | None = None
+  time_cond_proj_dim: int | None = None
 
   def heads(self, level: int) -> int:
     return at(self.attention_head_dim, level)
@@ -87,12 +90,41 @@ def sinusoid(index: Array, channels: int, *, flip: bool, shift: float) -> Array:
   return jnp.concatenate(waves, axis=-1)
 
 
+class Time(NamedTuple):
+  """Where in the process an evaluation is.
+
+  Attributes:
+    index: [b] the backbone's time index (t - 1).
+    step: [b] the size of the step that it is for, t - s; 0, or None for all: no step is given.
+  """
+
+  index: Array
+  step: Array | None = None
+
+
+def step_sinusoid(step: Array, channels: int) -> Array:
+  """The embedding [b, channels] of steps [b]; zeros for 0 (no step).
+
+  Else it is diffusers' get_guidance_scale_embedding of step / 1000.
+  """
+  waves = sinusoid(step, channels, flip=False, shift=1)
+  return jnp.where(step[:, None] > 0, waves, 0)
+
+
 class TimestepEmbedding(nnx.Module):
-  def __init__(self, channels, embedding, *, dtype, rngs):
+  """Two layers, and with `condition` channels a projection of those that starts at zero."""
+
+  def __init__(self, channels, embedding, *, condition=None, dtype, rngs):
     self.linear_1 = nnx.Linear(channels, embedding, dtype=dtype, rngs=rngs)
     self.linear_2 = nnx.Linear(embedding, embedding, dtype=dtype, rngs=rngs)
+    if condition:
+      zeros = nnx.initializers.zeros
+      self.cond_proj = nnx.Linear(
+        condition, channels, use_bias=False, kernel_init=zeros, dtype=dtype, rngs=rngs
+      )
 
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Array, condition: Array | None = None) -> Array:
+    x = x if condition is None else x + self.cond_proj(condition)
     return self.linear_2(silu(self.linear_1(x)))
 
 
@@ -194,7 +226,9 @@ class Encoder(nnx.Module):
   def __init__(self, config: UNetConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
     widths, shared = config.block_out_channels, dict(dtype=dtype, rngs=rngs)
     self.conv_in = conv(config.in_channels, widths[0], 3, **shared)
-    self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0], **shared)
+    self.time_embedding = TimestepEmbedding(
+      widths[0], 4 * widths[0], condition=config.time_cond_proj_dim, **shared
+    )
     if config.addition_embed_type:
       pooled = config.projection_class_embeddings_input_dim
       self.add_embedding = TimestepEmbedding(pooled, 4 * widths[0], **shared)
@@ -207,15 +241,18 @@ class Encoder(nnx.Module):
     self.mid_block = MidBlock(config, **shared)
     self.config = config
 
-  def embed(self, index: Array, text: Text) -> Array:
-    """The embedding [b, e] of the time, and of the pooled text and the sizes (SDXL).
+  def embed(self, time: Time, text: Text) -> Array:
+    """The embedding [b, e] of the time, of the step, of the pooled text and the sizes (SDXL).
 
     Raises:
       UserError: the network is SDXL's and the text has no pooled state or sizes.
     """
     config = self.config
     settings = dict(flip=config.flip_sin_to_cos, shift=config.freq_shift)
-    emb = self.time_embedding(sinusoid(index, config.block_out_channels[0], **settings))
+    waves, step = sinusoid(time.index, config.block_out_channels[0], **settings), None
+    if config.time_cond_proj_dim and time.step is not None:
+      step = step_sinusoid(time.step, config.time_cond_proj_dim)
+    emb = self.time_embedding(waves, step)
     if not config.addition_embed_type:
       return emb
     if text.pooled is None or text.sizes is None:
@@ -227,7 +264,7 @@ class Encoder(nnx.Module):
   def encode(
     self,
     z: Array,
-    index: Array,
+    time: Time,
     text: Text,
     *,
     hint: Array | None = None,
@@ -237,14 +274,14 @@ class Encoder(nnx.Module):
 
     Args:
       z: [b, h, w, c] latents.
-      index: [b] the backbone's time index (t - 1).
+      time: the time and, if the network is given one, the step.
       text: the prompt.
       hint: added to conv_in's output (ControlNet).
       residuals: one [b, h, w, c] per level, or fewer (T2I-Adapter). As in diffusers, a level that
         attends adds it before it is halved, one that does not adds it afterwards, and one that
         is left over is added to the middle block's output if it has its shape.
     """
-    emb, residuals = self.embed(index, text), iter(residuals or ())
+    emb, residuals = self.embed(time, text), iter(residuals or ())
     x = plus(self.conv_in(z), hint)
     skips = [x]
     for block in self.down_blocks:
@@ -265,7 +302,7 @@ class Encoder(nnx.Module):
 
 
 class UNet2DConditionModel(Encoder):
-  """(z [b, h, w, c], index [b], text) -> the prediction [b, h, w, k], float32."""
+  """(z [b, h, w, c], index [b], text, step [b]) -> the prediction [b, h, w, k], float32."""
 
   def __init__(self, config: UNetConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
     super().__init__(config, dtype=dtype, rngs=rngs)
@@ -293,8 +330,8 @@ class UNet2DConditionModel(Encoder):
         x = up(x, skips[-1].shape[1:3])
     return self.conv_out(silu(self.conv_norm_out(x))).astype(jnp.float32)
 
-  def __call__(self, z: Array, index: Array, text: Text) -> Array:
-    return self.decode(self.encode(z, index, text), text)
+  def __call__(self, z: Array, index: Array, text: Text, step: Array | None = None) -> Array:
+    return self.decode(self.encode(z, Time(index, step), text), text)
 
 
 def skip_channels(config: UNetConfig) -> list[int]:

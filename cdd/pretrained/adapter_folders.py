@@ -199,6 +199,7 @@ def start(settings: Mapping[str, Any], unet: UNetConfig) -> tuple[Spec, Params |
   path = settings.pop('path', None)
   name = settings.pop('name')
   choose(ADAPTERS, name, 'adapter')
+  unet = unet._replace(time_cond_proj_dim=None)  # A copy of the encoder is not given the step.
   for setting in settings:
     choose(parameters(ADAPTERS[name]) | dict(path=None), setting, f'setting of adapter {name!r}:')
   if not path:

@@ -1,6 +1,6 @@
 """Owns which prior a run starts from: a folder, what the config makes anew, and its tokenizer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -68,17 +68,22 @@ def folder_of(path: str, variant: str | None = None) -> Path:
     raise UserError(f'{error} It is config.prior.path.') from error
 
 
-def networks(spec, prior: diffusers.Pretrained) -> tuple[Networks, Params]:
+def networks(
+  spec, prior: diffusers.Pretrained, *, steps: Sequence[int] = ()
+) -> tuple[Networks, Params]:
   """The networks of a prior with the adapter that a config names, and the parameters it adds.
 
   Args:
-    spec: `config.model`: adapter, dtype and remat.
+    spec: `config.model`: adapter, dtype, remat and step_channels.
+    steps: the sizes of steps that they are trained with, `config.method.steps`.
   """
   adapter = loaded = None
   if 'unet' in prior.configs:
     adapter, loaded = adapter_folders.start(spec.adapter, prior.configs['unet'])
   settings = dict(dtype=jnp.dtype(spec.dtype), remat=spec.get('remat', False))
-  return assemble(prior.configs, prior.params, prior.scheduler, adapter, loaded, **settings)
+  settings |= dict(step_channels=spec.get('step_channels'))
+  made, added = assemble(prior.configs, prior.params, prior.scheduler, adapter, loaded, **settings)
+  return made._replace(steps=tuple(steps)), added
 
 
 def _with(prior: diffusers.Pretrained, component: str, config) -> diffusers.Pretrained:

@@ -24,7 +24,8 @@ def run(
   """Denoises z along `times`; at 0, where there is no noise, z is x̂ of the last evaluation.
 
   Args:
-    denoise: (z [b, h, w, c], t, s int32 [b, 1, 1, 1]) -> v at t of the step that leads to s.
+    denoise: (z [b, h, w, c], t, s int32 [b, 1, 1, 1]) -> v at t of the step that leads to s; a
+      sampler of many steps gives no step (s = None).
     z: noise at times[0].
     rng: a key, or one per image, [b]; then what an image draws does not depend on its batch.
     times: as `Timesteps.times` gives them.
@@ -44,7 +45,7 @@ def run(
   def body(carry, item):
     (z, memory), (t, s, key) = carry, item
     at_t, at_s = schedule(at(t)), schedule(at(s))
-    pair = decompose(z, denoise(z, at(t), at(s)), at_t)
+    pair = decompose(z, denoise(z, at(t), at(s) if sampler.few else None), at_t)
     if clip is not None:
       pair = pair._replace(x=jnp.clip(pair.x, -clip, clip))
     memory, z = sampler.step(memory, Move(z, pair, at_t, at_s, key))

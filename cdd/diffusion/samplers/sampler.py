@@ -38,7 +38,8 @@ class Sampler(NamedTuple):
     step: (memory, move) -> (memory, z at s).
     init: z at the first time -> the memory before the first step, a tree of arrays.
     steps: the number of steps where nobody names one.
-    few: whether it is for distilled models, which start at T whatever their folder says.
+    few: whether it is for distilled models, which start at T whatever their folder says, and are
+      given their step.
   """
 
   step: Callable[[Any, Move], tuple[Any, jax.Array]]

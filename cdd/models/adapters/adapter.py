@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from cdd.core.types import Array, Condition, Params
-from cdd.models.unet import Encoder, Features, UNetConfig
+from cdd.models.unet import Encoder, Features, Time, UNetConfig
 
 
 class Adapter(Protocol):
@@ -26,7 +26,7 @@ class Adapter(Protocol):
   def hints(self, c: Condition) -> Any:
     """What it makes of the condition alone: computed once per image, for θ and θ⁻."""
 
-  def features(self, unet: Encoder, z: Array, index: Array, c: Condition, hints: Any) -> Features:
+  def features(self, unet: Encoder, z: Array, time: Time, c: Condition, hints: Any) -> Features:
     """The encoder's features with the condition; calls `unet.encode` (Eq. 10)."""
 
 

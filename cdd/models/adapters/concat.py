@@ -6,7 +6,7 @@ from flax import nnx
 
 from cdd.core.errors import UserError
 from cdd.core.types import Array, Condition, Params
-from cdd.models.unet import Encoder, Features, UNetConfig
+from cdd.models.unet import Encoder, Features, Time, UNetConfig
 
 
 class Concat(nnx.Module):
@@ -47,6 +47,6 @@ class Concat(nnx.Module):
   def hints(self, c: Condition) -> None:
     return None
 
-  def features(self, unet: Encoder, z: Array, index: Array, c: Condition, hints: None) -> Features:
+  def features(self, unet: Encoder, z: Array, time: Time, c: Condition, hints: None) -> Features:
     image = c.arrays['condition'].astype(z.dtype)
-    return unet.encode(jnp.concatenate([z, image], axis=-1), index, c.text)
+    return unet.encode(jnp.concatenate([z, image], axis=-1), time, c.text)

@@ -7,7 +7,7 @@ from cdd.core.registry import choose
 from cdd.core.types import Array, Condition
 from cdd.models.blocks import conv
 from cdd.models.ops.activations import silu
-from cdd.models.unet import Encoder, Features, UNetConfig, skip_channels
+from cdd.models.unet import Encoder, Features, Time, UNetConfig, skip_channels
 
 
 class HintNetwork(nnx.Module):
@@ -70,8 +70,8 @@ class ControlNet(Encoder):
     image = c.arrays['condition']
     return self.controlnet_cond_embedding(image[..., ::-1] if self.flip else image)
 
-  def features(self, unet: Encoder, z: Array, index: Array, c: Condition, hints: Array) -> Features:
-    features, new = unet.encode(z, index, c.text), self.encode(z, index, c.text, hint=hints)
+  def features(self, unet: Encoder, z: Array, time: Time, c: Condition, hints: Array) -> Features:
+    features, new = unet.encode(z, time, c.text), self.encode(z, time, c.text, hint=hints)
     added = zip(features.skips, self.controlnet_down_blocks, new.skips, strict=True)
     skips = tuple(skip + zero(extra) for skip, zero, extra in added)
     return features._replace(skips=skips, mid=features.mid + self.controlnet_mid_block(new.mid))

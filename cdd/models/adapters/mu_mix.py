@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cdd.core.types import Array, Condition
-from cdd.models.unet import Encoder, Features, UNetConfig
+from cdd.models.unet import Encoder, Features, Time, UNetConfig
 
 
 class MuMix(nnx.Module):
@@ -38,15 +38,15 @@ class MuMix(nnx.Module):
     if self.sees_t:
       return None
     image = c.arrays['condition']
-    return self.encoder.encode(image, jnp.zeros(image.shape[0], jnp.int32), c.text)
+    return self.encoder.encode(image, Time(jnp.zeros(image.shape[0], jnp.int32)), c.text)
 
   def features(
-    self, unet: Encoder, z: Array, index: Array, c: Condition, hints: Features | None
+    self, unet: Encoder, z: Array, time: Time, c: Condition, hints: Features | None
   ) -> Features:
     """Eq. 10 on every skip and on the middle block."""
-    features = unet.encode(z, index, c.text)
+    features = unet.encode(z, time, c.text)
     if self.sees_t:
-      hints = self.encoder.encode(c.arrays['condition'], index, c.text)
+      hints = self.encoder.encode(c.arrays['condition'], time, c.text)
     mu = jnp.broadcast_to(self.mu[...], (max(self.level_of_skip) + 2,))
 
     def mix(z, c, level):

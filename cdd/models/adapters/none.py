@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cdd.core.types import Array, Condition
-from cdd.models.unet import Encoder, Features, UNetConfig
+from cdd.models.unet import Encoder, Features, Time, UNetConfig
 
 
 class NoAdapter(nnx.Module):
@@ -19,5 +19,5 @@ class NoAdapter(nnx.Module):
   def hints(self, c: Condition) -> None:
     return None
 
-  def features(self, unet: Encoder, z: Array, index: Array, c: Condition, hints: None) -> Features:
-    return unet.encode(z, index, c.text)
+  def features(self, unet: Encoder, z: Array, time: Time, c: Condition, hints: None) -> Features:
+    return unet.encode(z, time, c.text)

@@ -11,7 +11,7 @@ from cdd.core.errors import UserError
 from cdd.core.registry import choose
 from cdd.core.types import Array, Condition
 from cdd.models.blocks import conv
-from cdd.models.unet import Encoder, Features, UNetConfig
+from cdd.models.unet import Encoder, Features, Time, UNetConfig
 
 
 class Kind(NamedTuple):
@@ -148,9 +148,9 @@ class T2IAdapter(nnx.Module):
     return self.adapter(unshuffle(image, self.factor))
 
   def features(
-    self, unet: Encoder, z: Array, index: Array, c: Condition, hints: tuple[Array, ...]
+    self, unet: Encoder, z: Array, time: Time, c: Condition, hints: tuple[Array, ...]
   ) -> Features:
-    return unet.encode(z, index, c.text, residuals=hints)
+    return unet.encode(z, time, c.text, residuals=hints)
 
 
 def unshuffle(image: Array, factor: int) -> Array:
