@@ -5,7 +5,9 @@ by each recipe for the same number of updates. Printed: the energy distance to t
 mean over conditions) at 1, 2, 4 and 8 steps. docs/findings.md says what it shows.
 """
 
+import argparse
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ from cdd.core.types import Batch, Nets
 from cdd.diffusion import distances, predictors, schedules, times
 from cdd.diffusion.process import decompose
 from cdd.diffusion.samplers import SAMPLERS, loop
-from cdd.methods import conditional, finetune
+from cdd.methods import conditional, finetune, step_aware
 
 SCHEDULE = schedules.scaled_linear(beta_end=0.016)  # The packaged prior's.
 SETTINGS = dict(schedule=SCHEDULE, num_steps=SCHEDULE.num_steps)
@@ -49,6 +51,11 @@ def asked_at_t(loss, dt: int):
     return loss(nets._replace(target=target), *rest)
 
   return changed
+
+
+def step_recipe(**settings):
+  """Step-aware distillation with some settings changed."""
+  return functools.partial(step_aware.loss, sample_t=times.per_example, **SETTINGS, **settings)
 
 
 def window(dt: int, length: int) -> dict:
@@ -85,23 +92,36 @@ def initial(key) -> dict:
   keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
   draw = {name: jax.random.normal(keys[name], shape) for name, shape in shapes.items()}
   kernels = {name: leaf / np.sqrt(leaf.shape[0]) for name, leaf in draw.items()}
-  return kernels | {f'{name}_bias': jnp.zeros((WIDTH,)) for name in 'abc'}
+  biases = {f'{name}_bias': jnp.zeros((WIDTH,)) for name in 'abc'}
+  return kernels | biases | dict(step=jnp.zeros((16, WIDTH)))
 
 
-def network(params, c):
-  """denoise(z [b, 1, 1, 2], t, s) -> v of the condition c [b, 4]; s is not read."""
+class Network(NamedTuple):
+  """`Denoise` by the MLP: z [b, 1, 1, 2], the condition c [b, 4] bound."""
 
-  def denoise(z, t, s):
+  params: dict
+  c: jax.Array
+
+  def __call__(self, z, t, s):
     count = z.shape[0]
-    waves = t.reshape(count, 1) / 1000 * RATES[None] * 3
-    h = jnp.concatenate([z.reshape(count, 2), c, jnp.sin(waves), jnp.cos(waves)], axis=-1)
-    layer = lambda name, h: jax.nn.silu(h @ params[name] + params[f'{name}_bias'][None])
-    h = layer('a', h)
+    layer = lambda name, h: jax.nn.silu(h @ self.params[name] + self.params[f'{name}_bias'][None])
+    inputs = jnp.concatenate([z.reshape(count, 2), self.c, waves(t)], axis=-1)
+    h = inputs @ self.params['a'] + self.params['a_bias'][None]
+    if s is not None:  # No step is zeros, as in the U-Net.
+      h = h + jnp.where((t - s).reshape(count, 1) > 0, waves(t - s), 0) @ self.params['step']
+    h = jax.nn.silu(h)
     h = h + layer('b', h)
     h = h + layer('c', h)
-    return (h @ params['d']).reshape(count, 1, 1, 2)
+    return (h @ self.params['d']).reshape(count, 1, 1, 2)
 
-  return denoise
+  def rows(self, rows):
+    return self._replace(c=self.c[rows])
+
+
+def waves(t):
+  """Eight sines and eight cosines of times or steps, [b, 16]."""
+  angles = t.reshape(-1, 1) / 1000 * RATES[None] * 3
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def data(key, count: int, *, conditional: bool):
@@ -114,7 +134,7 @@ def data(key, count: int, *, conditional: bool):
   return x.reshape(count, 1, 1, 2), jax.nn.one_hot(which, CONDITIONS) * conditional
 
 
-def train(loss, params, *, updates: int, rate: float, conditional: bool = True, decay=0.95):
+def train(loss, params, *, updates: int, rate: float, conditional: bool = True, decay=0.95, seed=0):
   """Parameters after `updates` of Adam, averaged over about the last 200; `decay` is γ."""
   optimizer = optax.chain(
     optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(rate, 0.0, updates), b2=0.99)
@@ -125,13 +145,14 @@ def train(loss, params, *, updates: int, rate: float, conditional: bool = True, 
     params, target, smooth, opt = carry
     data_key, loss_key = jax.random.split(key)
     x, c = data(data_key, BATCH, conditional=conditional)
-    nets = lambda params: Nets(network(params, c), network(target, c), network(target, c))
+    frozen = Network(target, c)
+    nets = lambda params: Nets(online=Network(params, c), target=frozen, teacher=frozen)
     value = lambda params: loss(nets(params), Batch(x), loss_key, jnp.int32(0))[0]
     changes, opt = optimizer.update(jax.grad(value)(params), opt, params)
     params = optax.apply_updates(params, changes)
     return (params, average(decay, target, params), average(0.995, smooth, params), opt), None
 
-  keys = jax.random.split(jax.random.key(1), updates)
+  keys = jax.random.split(jax.random.key(2 * seed + 1), updates)
   start = (params, params, params, optimizer.init(params))
   return jax.jit(lambda start: jax.lax.scan(update, start, keys)[0][2])(start)
 
@@ -140,9 +161,8 @@ def train(loss, params, *, updates: int, rate: float, conditional: bool = True, 
 def sample(params, *, sampler: str, steps: int):
   x, c = data(jax.random.key(99), 3000, conditional=True)
   z = jax.random.normal(jax.random.key(5), x.shape)
-  visited = times.Timesteps().times(SCHEDULE.num_steps, steps)
-  settings = dict(schedule=SCHEDULE, times=visited)
-  out = loop.run(SAMPLERS[sampler](), network(params, c), z, jax.random.key(6), **settings)
+  visited = dict(schedule=SCHEDULE, times=times.Timesteps().times(SCHEDULE.num_steps, steps))
+  out = loop.run(SAMPLERS[sampler](), Network(params, c), z, jax.random.key(6), **visited)
   return out[:, 0, 0], x[:, 0, 0], c.argmax(-1)
 
 
@@ -164,21 +184,52 @@ def row(label: str, params, sampler: str, counts) -> None:
 
 def kappa(dt: int, levels: tuple[int, ...]) -> None:
   """By how much d_ε enlarges what x̂_s says over x̂_t: (σ_t / α_t) / (σ_s / α_s)."""
-  ratio = SCHEDULE.table.sigma / SCHEDULE.table.alpha
+  ratio = SCHEDULE.sigmas / SCHEDULE.alphas
   print(f'κ of Δt {dt}:', ', '.join(f'{ratio[t] / ratio[t - dt]:.2f} at {t}' for t in levels))
 
 
-def main() -> None:
-  kappa(125, (126, 150, 200, 250, 500, 750, 1000))
-  start = initial(jax.random.key(0))
-  prior = train(FINETUNE, start, updates=6000, rate=3e-3, conditional=False)
-  tuned = train(FINETUNE, prior, updates=UPDATES, rate=2e-3)
-  row('finetune (DDIM)', tuned, 'ddim', (1, 2, 4, 8, 50))
+def step_aware_rows(prior, seed: int) -> None:
+  """The network is given its step: the share of the batch that learns steps, and the sizes."""
+  for share in (0.25, 0.5, 0.75):
+    params = train(step_recipe(share=share), prior, updates=UPDATES, rate=2e-3, seed=seed)
+    row(f'step-aware, share {share:g}', params, 'consistency', (1, 2, 4, 8))
+    row('  no step given', params, 'ddim', (50,))
+  finer = (1, 2, 4, 8, 16)
+  for label, settings in {'γ 0': dict(decay=0.0), 'γ 0.99': dict(decay=0.99)}.items():
+    params = train(step_recipe(), prior, updates=UPDATES, rate=2e-3, seed=seed, **settings)
+    row(f'step-aware, share 0.5, {label}', params, 'consistency', (1, 2, 4, 8))
+  params = train(step_recipe(counts=finer), prior, updates=UPDATES, rate=2e-3, seed=seed)
+  row('step-aware, share 0.5, up to 16 steps', params, 'consistency', (1, 2, 4, 8, 16))
+
+
+def paper_rows(prior, seed: int) -> None:
+  """Algorithm 1 with what the paper leaves open set one way or another."""
   for label, loss in RECIPES.items():
-    row(label, train(loss, prior, updates=UPDATES, rate=2e-3), 'consistency', (1, 2, 4, 8))
+    params = train(loss, prior, updates=UPDATES, rate=2e-3, seed=seed)
+    row(label, params, 'consistency', (1, 2, 4, 8))
   for decay in (0.0, 0.99):
-    params = train(recipe(**window(125, 125)), prior, updates=UPDATES, rate=2e-3, decay=decay)
+    params = train(
+      recipe(**window(125, 125)), prior, updates=UPDATES, rate=2e-3, decay=decay, seed=seed
+    )
     row(f'ddim, dt 125, window 125, γ {decay:g}', params, 'consistency', (1, 2, 4, 8))
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--seeds', type=int, default=1)
+  parser.add_argument('--only', choices=('paper', 'step_aware'))
+  arguments = parser.parse_args()
+  kappa(125, (126, 150, 200, 250, 500, 750, 1000))
+  for seed in range(arguments.seeds):
+    print(f'seed {seed}', flush=True)
+    start = initial(jax.random.key(seed))
+    prior = train(FINETUNE, start, updates=6000, rate=3e-3, conditional=False, seed=seed)
+    tuned = train(FINETUNE, prior, updates=UPDATES, rate=2e-3, seed=seed)
+    row('finetune (DDIM)', tuned, 'ddim', (1, 2, 4, 8, 50))
+    if arguments.only != 'step_aware':
+      paper_rows(prior, seed)
+    if arguments.only != 'paper':
+      step_aware_rows(prior, seed)
 
 
 if __name__ == '__main__':

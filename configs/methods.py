@@ -64,7 +64,7 @@ def step_aware() -> dict:
       distance=dict(name='squared_l2'),
       share=0.5,
       share_warmup=0,
-      steps=(1000, 500, 250, 125),
+      counts=(1, 2, 4, 8),
     ),
     target=dict(name='ema', decay=0.0),
   )

@@ -9,6 +9,7 @@ consistency trajectory models (Kim et al., 2023, arXiv:2310.02279).
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def loss(
   distance: Callable = distances.squared_l2,
   share: float = 0.5,
   share_warmup: int = 0,
-  steps: Sequence[int] = (1000, 500, 250, 125),
+  counts: Sequence[int] = (1, 2, 4, 8),
 ) -> tuple[Array, dict[str, Array]]:
   """The error of v for one batch, of which a share learns steps.
 
@@ -39,7 +40,7 @@ def loss(
     distance: of the predicted v to its target, over the whole batch.
     share: the part of the batch that learns steps; 0 is plain fine-tuning.
     share_warmup: updates over which the share rises from 0.
-    steps: the sizes of steps that are learnt, in steps of the schedule; each divides T.
+    counts: the numbers of steps that a sampler may take; the steps of each are learnt.
   """
   t_rng, eps_rng = jax.random.split(rng)
   x = batch.x  # (x, c) ~ p_data; c is bound to the networks.
@@ -54,17 +55,15 @@ def loss(
   step_rng, active_rng = jax.random.split(jax.random.fold_in(t_rng, 1))
   rise = jnp.minimum((step + 1) / max(share_warmup, 1), 1)
   active = jax.random.uniform(active_rng, (count, 1, 1, 1)) < rise
-  start, d = draw_steps(step_rng, count, num_steps=num_steps, steps=steps)
-  t = t.at[:count].set(jnp.where(active, start, t[:count]))
-  s = t.at[:count].add(-jnp.where(active, d, 0))  # s = t: no step.
+  hop = draw_hop(step_rng, count, num_steps=num_steps, counts=counts)
+  s = t.at[:count].set(jnp.where(active, hop.s, t[:count]))
+  t = t.at[:count].set(jnp.where(active, hop.t, t[:count]))  # Where s = t: no step.
   at_t = schedule(t)
   z_t = compose(Pair(x, eps), at_t)  # Eq. 1
   real = velocity(Pair(x, eps), at_t)
   rows = slice(0, count)
-  taught = end_of_step(
-    nets.target.rows(rows), z_t[rows], t[rows], s[rows], schedule=schedule, least=min(steps)
-  )
-  target = real.at[rows].set(jnp.where(active, jax.lax.stop_gradient(taught), real[rows]))
+  ends = end_of_step(nets.target.rows(rows), z_t[rows], hop, schedule=schedule)
+  target = real.at[rows].set(jnp.where(active, jax.lax.stop_gradient(ends), real[rows]))
   v = nets.online(z_t, t, s)
   error, has_step = (v - target) ** 2, s < t
   metrics = dict(consistency=mean_of(error, has_step), guidance=mean_of(error, ~has_step))
@@ -76,34 +75,46 @@ def mean_of(values: Array, rows: Array) -> Array:
   return jnp.sum(rows * values) / jnp.maximum(values[0].size * rows.sum(), 1)
 
 
-def draw_steps(rng: Array, count: int, *, num_steps: int, steps: Sequence[int]):
-  """(t, d), int32 [count, 1, 1, 1] each: a size and a level that a sampler of such steps visits."""
-  size_rng, place_rng = jax.random.split(rng)
-  sizes = jnp.array(steps, jnp.int32)
-  d = sizes[jax.random.randint(size_rng, (count, 1, 1, 1), 0, len(steps))]
-  place = jax.random.uniform(place_rng, (count, 1, 1, 1))
-  return num_steps - d * jnp.floor(place * (num_steps // d)).astype(jnp.int32), d
+class Hop(NamedTuple):
+  """A step from t to s by way of u, about half-way, each int32 [b, 1, 1, 1].
+
+  Attributes:
+    halves: whether the half steps are steps that are learnt too.
+  """
+
+  t: Array
+  u: Array
+  s: Array
+  halves: Array
 
 
-def end_of_step(
-  denoise: Denoise, z_t: Array, t: Array, s: Array, *, schedule: Callable, least: int
-) -> Array:
+def draw_hop(rng: Array, batch: int, *, num_steps: int, counts: Sequence[int]) -> Hop:
+  """A step of a sampler of n steps, n drawn from `counts`, for every example."""
+  count_rng, place_rng = jax.random.split(rng)
+  chosen = jax.random.randint(count_rng, (batch, 1, 1, 1), 0, len(counts))
+  n = jnp.array(counts)[chosen]
+  place = jnp.floor(jax.random.uniform(place_rng, (batch, 1, 1, 1)) * n)
+  # As diffusion/times.py: trailing spaces the times of n steps.
+  t, u, s = (
+    jnp.round(num_steps * (n - place - part) / n).astype(jnp.int32) for part in (0, 0.5, 1)
+  )
+  return Hop(t, u, s, halves=n < max(counts))
+
+
+def end_of_step(denoise: Denoise, z_t: Array, hop: Hop, *, schedule: Callable) -> Array:
   """The velocity at t whose DDIM step to s ends where two half steps do.
 
-  Args:
-    least: a step of this size is learnt from half steps of the posterior mean (no step given).
+  The half steps of the smallest step are those of the posterior mean: no step is given.
   """
-  u = (t + s) // 2
+  t, u, s, halves = hop
   at_t, at_u, at_s = schedule(t), schedule(u), schedule(s)
-  given = t - s > least
-  v_t = denoise(z_t, t, jnp.where(given, u, t))
+  v_t = denoise(z_t, t, jnp.where(halves, u, t))
   z_u = compose(decompose(z_t, v_t, at_t), at_u)
-  v_u = denoise(z_u, u, jnp.where(given, s, u))
+  v_u = denoise(z_u, u, jnp.where(halves, s, u))
   z_s = compose(decompose(z_u, v_u, at_u), at_s)
   # The pair whose step leads z_t to z_s (progressive distillation: Salimans & Ho, 2022, App. G).
   ratio = at_s.sigma / at_t.sigma
-  gap = at_s.alpha - ratio * at_t.alpha
-  x = (z_s - ratio * z_t) / jnp.where(gap == 0, 1, gap)  # Rows without a step: not used.
+  x = (z_s - ratio * z_t) / (at_s.alpha - ratio * at_t.alpha)
   return velocity(Pair(x, (z_t - at_t.alpha * x) / at_t.sigma), at_t)
 
 

@@ -27,7 +27,8 @@ class Networks(NamedTuple):
     scale, shift: latents = (mean - shift) * scale.
     factor, channels: pixels per latent along a side; channels of the latents.
     reads: what the adapter reads of an example: its name -> its space, an entry of SPACES.
-    steps: the sizes of steps that the U-Net was trained with; () if it is not given its step.
+    counts: the numbers of steps that a U-Net which is given its step was trained for; () if it is
+      not given one.
   """
 
   adapted: Callable | None
@@ -41,7 +42,7 @@ class Networks(NamedTuple):
   factor: int
   channels: int
   reads: Mapping[str, str]
-  steps: tuple[int, ...] = ()
+  counts: tuple[int, ...] = ()
 
   def latent_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the latents of images [b, H, W, 3]."""

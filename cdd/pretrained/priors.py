@@ -69,13 +69,13 @@ def folder_of(path: str, variant: str | None = None) -> Path:
 
 
 def networks(
-  spec, prior: diffusers.Pretrained, *, steps: Sequence[int] = ()
+  spec, prior: diffusers.Pretrained, *, counts: Sequence[int] = ()
 ) -> tuple[Networks, Params]:
   """The networks of a prior with the adapter that a config names, and the parameters it adds.
 
   Args:
     spec: `config.model`: adapter, dtype, remat and step_channels.
-    steps: the sizes of steps that they are trained with, `config.method.steps`.
+    counts: the numbers of steps that they are trained for, `config.method.counts`.
   """
   adapter = loaded = None
   if 'unet' in prior.configs:
@@ -83,7 +83,7 @@ def networks(
   settings = dict(dtype=jnp.dtype(spec.dtype), remat=spec.get('remat', False))
   settings |= dict(step_channels=spec.get('step_channels'))
   made, added = assemble(prior.configs, prior.params, prior.scheduler, adapter, loaded, **settings)
-  return made._replace(steps=tuple(steps)), added
+  return made._replace(counts=tuple(counts)), added
 
 
 def _with(prior: diffusers.Pretrained, component: str, config) -> diffusers.Pretrained:

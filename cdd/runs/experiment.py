@@ -60,7 +60,7 @@ def experiment(config, workdir: Path) -> Experiment:
   mesh = sharding.make_mesh(**config.mesh)
   texts = streams.captions(stream.source)
   prior = priors.load(config.prior, workdir, texts, place=placing(config, mesh))
-  networks, added = priors.networks(config.model, prior, steps=config.method.get('steps', ()))
+  networks, added = priors.networks(config.model, prior, counts=config.method.get('counts', ()))
   train, frozen = divide(config, {**prior.params, **added})
   if config.initial:
     train = trained.load(config.initial, train)

@@ -1,7 +1,6 @@
 """Owns the one way from a condition and noise to images."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from cdd.core.types import Array, Params
 from cdd.diffusion import tiles
 from cdd.diffusion.samplers import loop
 from cdd.diffusion.samplers.sampler import Sampler
+from cdd.diffusion.times import Timesteps
 from cdd.models.guide import Guide
 from cdd.models.networks import Networks
 
@@ -49,17 +49,17 @@ def draw(
 
 
 def check_steps(networks: Networks, sampler: Sampler, times: Sequence[int]) -> None:
-  """Refuses a step that a network which is given its step was not trained with.
+  """Refuses steps that a network which is given its step was not trained for.
 
   Raises:
-    UserError: names the size, and the numbers of steps that can be taken.
+    UserError: names the numbers of steps that can be taken.
   """
-  if not (networks.steps and sampler.few):
+  if not (networks.counts and sampler.few):
     return
-  for t, s in pairwise(times):
-    if t - s not in networks.steps:
-      counts = sorted(networks.schedule.num_steps // size for size in networks.steps)
-      raise UserError(
-        f'Cannot sample in {len(times) - 1} steps: the model was not trained with a step of '
-        f'{t - s}. Choose one of {counts} steps, or the sampler ddim, which gives it no step.'
-      )
+  count, total = len(times) - 1, networks.schedule.num_steps
+  if count not in networks.counts or tuple(times) != Timesteps().times(total, count):
+    raise UserError(
+      f'The model was not trained for {count} steps at {tuple(times)}. Choose one of '
+      f'{sorted(networks.counts)} steps with the spacing trailing, or the sampler ddim, which '
+      'gives it no step.'
+    )

@@ -216,7 +216,7 @@ def of_run(found: locate.Found, dtype: str) -> Pipeline:
   config = ConfigDict(found.config)
   config.model.dtype = dtype
   prior = priors.load(config.prior, found.path, ())
-  networks, added = priors.networks(config.model, prior, steps=config.method.get('steps', ()))
+  networks, added = priors.networks(config.model, prior, counts=config.method.get('counts', ()))
   everything = {**prior.params, **added}
   everything |= trained.load(found.weights, trees.labelled(config.trainable, everything)['train'])
   sampler = choose(METHODS, config.method.name, 'method').sampler

@@ -1,4 +1,4 @@
-"""Step-aware distillation against closed forms: a Gaussian, plain fine-tuning, and zero gradients."""
+"""Step-aware distillation against closed forms: a Gaussian, fine-tuning, zero gradients."""
 
 from typing import NamedTuple
 
@@ -78,7 +78,8 @@ def test_the_target_of_a_step_is_where_two_half_steps_end(size):
   z = jnp.asarray(RNG.normal(size=(8, 2, 2, 3)), jnp.float32)
   t = jnp.full((8, 1, 1, 1), 1000)
   s = t - size
-  v = step_aware.end_of_step(Gaussian(), z, t, s, schedule=SCHEDULE, least=125)
+  hop = step_aware.Hop(t, t - size // 2, s, jnp.array(True))
+  v = step_aware.end_of_step(Gaussian(), z, hop, schedule=SCHEDULE)
   one = compose(decompose(z, v, SCHEDULE(t)), SCHEDULE(s))
   # Two DDIM steps, written in NumPy with the exact posterior mean.
   alphas, sigmas = (np.asarray(a, np.float64) for a in (SCHEDULE.alphas, SCHEDULE.sigmas))
@@ -98,18 +99,22 @@ def test_the_half_steps_of_the_smallest_step_are_given_none():
       seen.append((np.asarray(t - s)).ravel().tolist())
       return super().__call__(z, t, s)
 
-  t = jnp.array([1000, 1000, 250, 125]).reshape(4, 1, 1, 1)
-  d = jnp.array([500, 250, 125, 125]).reshape(4, 1, 1, 1)
-  z = jnp.zeros((4, 1, 1, 1))
-  step_aware.end_of_step(Spy(), z, t, t - d, schedule=SCHEDULE, least=125)
-  assert seen == [[250, 125, 0, 0], [250, 125, 0, 0]]
+  t, u, s, halves = ([1000, 1000, 125], [750, 938, 62], [500, 875, 0], [True, True, False])
+  hop = step_aware.Hop(*(jnp.array(part).reshape(3, 1, 1, 1) for part in (t, u, s, halves)))
+  step_aware.end_of_step(Spy(), jnp.zeros((3, 1, 1, 1)), hop, schedule=SCHEDULE)
+  assert seen == [[250, 62, 0], [250, 63, 0]]
 
 
-def test_steps_start_where_a_sampler_of_such_steps_stands():
-  t, d = step_aware.draw_steps(jax.random.key(0), 4000, num_steps=1000, steps=(1000, 500, 250, 125))
-  pairs = set(zip(np.ravel(t).tolist(), np.ravel(d).tolist(), strict=True))
-  expected = {(1000 - m * d, d) for d in (1000, 500, 250, 125) for m in range(1000 // d)}
-  assert pairs == expected
+def test_steps_are_those_of_a_sampler_and_their_halves_those_of_one_of_twice_as_many():
+  hop = step_aware.draw_hop(jax.random.key(0), 6000, num_steps=1000, counts=(1, 2, 4, 8, 16))
+  t, u, s, halves = (np.ravel(part).tolist() for part in hop)
+  visited = {n: times.Timesteps().times(1000, n) for n in (1, 2, 4, 8, 16, 32)}
+  expected = {
+    (visited[n][m], visited[2 * n][2 * m + 1], visited[n][m + 1], n < 16)
+    for n in (1, 2, 4, 8, 16)
+    for m in range(n)
+  }
+  assert set(zip(t, u, s, halves, strict=True)) == expected
 
 
 def test_no_gradient_reaches_the_target():
