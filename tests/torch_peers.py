@@ -15,7 +15,7 @@ from cdd.core.types import Condition, Text
 from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
-from cdd.models.unet import UNet2DConditionModel, UNetConfig
+from cdd.models.unet import Time, UNet2DConditionModel, UNetConfig
 from cdd.pretrained import names
 
 torch.set_num_threads(1)
@@ -138,7 +138,7 @@ def predict(apply, params, c, *, z=Z, once=False):
   if not once:
     return np.asarray(apply(params, '__call__', z, c, jnp.asarray(INDEX)))
   hints = apply(params, 'hints', c)
-  return np.asarray(apply(params, 'with_hints', z, c, hints, jnp.asarray(INDEX)))
+  return np.asarray(apply(params, 'with_hints', z, c, hints, Time(jnp.asarray(INDEX))))
 
 
 def torch_predict(unet, z=Z, index=INDEX, text=TEXT, **added):

@@ -10,7 +10,7 @@ from cdd.core.types import Text
 from cdd.models import assemble, functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
-from cdd.models.unet import UNet2DConditionModel
+from cdd.models.unet import Time, UNet2DConditionModel
 
 # Only the middle attends: what an adapter adds is added to residual blocks alike.
 CONFIG = SMALL._replace(down_block_types=('DownBlock2D',) * 2, up_block_types=('UpBlock2D',) * 2)
@@ -72,8 +72,8 @@ def test_equation_10_in_numpy():
   mu = np.array([0.2, -0.5, 0.9], np.float32)
   module, _ = functional.abstract(lambda: UNet2DConditionModel(CONFIG, rngs=nnx.Rngs(0)))
   unet = trees.select(params, 'unet')
-  own = module(unet, 'encode', Z, INDEX, TEXT)
-  new = module(unet, 'encode', LATENTS, jnp.zeros(2, jnp.int32), TEXT)
+  own = module(unet, 'encode', Z, Time(INDEX), TEXT)
+  new = module(unet, 'encode', LATENTS, Time(jnp.zeros(2, jnp.int32)), TEXT)
   levels = [
     0,
     0,
@@ -97,7 +97,7 @@ def test_hints_computed_once_equal_hints_computed_at_every_step(name, settings, 
   params = {path: leaf + 0.1 * (path.startswith('adapter')) for path, leaf in params.items()}
   hints = apply(params, 'hints', c)
   for index in (INDEX, INDEX // 2):
-    once = apply(params, 'with_hints', Z, c, hints, index)
+    once = apply(params, 'with_hints', Z, c, hints, Time(index))
     assert np.array_equal(once, apply(params, '__call__', Z, c, index))
 
 

@@ -22,11 +22,11 @@ class Spy:
       (c,) = args
       self.calls.append((method, c.text.states.shape[0]))
       return c.arrays
-    z, c, *_, index = args
+    z, c, *_, time = args
     self.calls.append((method, z.shape[0]))
     image = sum(array.mean((1, 2, 3), keepdims=True) for array in c.arrays.values())
     text = c.text.states.mean((1, 2))[:, None, None, None]
-    return z * (1 + text) + 10 * image + 0.001 * index[:, None, None, None]
+    return z * (1 + text) + 10 * image + 0.001 * time.index[:, None, None, None]
 
 
 @pytest.fixture

@@ -20,5 +20,5 @@ class Masked(nnx.Module):
     mask = mask.reshape(b, height, mask.shape[1] // height, width, -1).mean((2, 4))
     return image * mask[..., None]
 
-  def features(self, unet, z, index, c, hints):
-    return unet.encode(z + self.gain[...] * hints, index, c.text)
+  def features(self, unet, z, time, c, hints):
+    return unet.encode(z + self.gain[...] * hints, time, c.text)
