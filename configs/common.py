@@ -84,6 +84,7 @@ def experiment(task: str, chosen: dict, *, steps: dict) -> ConfigDict:
     batch_size=32,
     steps=(1, 2, 4, 8) if method != 'finetune' else (1, 4, 50),
     sampler='consistency' if method != 'finetune' else 'ddim',
+    more=(('ddim', (50,)),) if method == 'step_aware' else (),  # Other samplers and their steps.
     shipped=(),
     condition_row=None,
   )
@@ -108,4 +109,5 @@ def shipped(task: str, chosen: dict) -> tuple:
   unlike = chosen['method'] == 'finetune' or changed(chosen).keys() - {'method'}
   if chosen['size'] == 'full' or unlike:
     return ()
-  return (finetune, ours) if chosen['size'] == 'tiny' else (finetune,)
+  live = chosen['size'] == 'tiny' and chosen['method'] != 'step_aware'  # Whose network differs.
+  return (finetune, ours) if live else (finetune,)

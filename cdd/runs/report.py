@@ -17,6 +17,7 @@ from cdd.reports import finding, grid, page, pictures, table
 from cdd.runs import shipped as beside
 from cdd.runs.evaluate import evaluate as measure
 from cdd.runs.objective import method_of
+from cdd.sampling.draw import check_steps
 from cdd.training import writer
 
 PREVIEWS = 16  # Held-out examples behind a preview's score; half of them are drawn.
@@ -88,7 +89,8 @@ def check(experiment, config) -> None:
   for entry in entries(experiment, config, None) if config.evaluation else ():
     if entry.steps is not None:
       choose(SAMPLERS, entry.sampler, 'sampler')
-      times.Timesteps().times(experiment.networks.schedule.num_steps, entry.steps)
+      visited = times.Timesteps().times(experiment.networks.schedule.num_steps, entry.steps)
+      check_steps(experiment.networks, SAMPLERS[entry.sampler](), visited)
   if config.evaluation:
     beside.check(config)
 
@@ -104,7 +106,9 @@ def entries(experiment, config, params) -> list[Entry]:
 
     return [entry(steps) for steps in counts]
 
-  out = rows(label_of(config), params, config.steps, settings.sampler, settings.steps)
+  out = []
+  for sampler, counts in ((settings.sampler, settings.steps), *settings.get('more', ())):
+    out += rows(label_of(config), params, config.steps, sampler, counts)
   for other in beside.shipped(config, 'weights'):
     tree, updates = beside.weights(other, experiment.abstract.params)
     out += rows(other['label'], tree, updates, other['sampler'], other['steps'])
