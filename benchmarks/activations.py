@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks import clock, networks
-from cdd.models.ops import activations
+from cdd.models.ops.activations import silu
 
 SHAPE = (32, 128, 128, 16)
 
@@ -33,7 +33,7 @@ def main():
   values = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
   x, y = jnp.asarray(values), torch.tensor(values)
   runs = {
-    'ours': in_jax(activations.silu, x),
+    'ours': in_jax(silu, x),
     'jax.nn': in_jax(jax.nn.silu, x),
     'torch': dict(
       forward=lambda: torch.nn.functional.silu(y),

@@ -15,7 +15,7 @@ import torch
 from flax import nnx
 
 from cdd.core import trees
-from cdd.core.types import Array, Condition, Params, Text
+from cdd.core.types import Condition, Params, Text
 from cdd.diffusion import schedules
 from cdd.models import functional
 from cdd.models.adapted import Adapted
@@ -87,7 +87,7 @@ class MuMix(torch.nn.Module):
   def with_hints(self, unet, hints, z, text, index):
     """The prediction [b, c, h, w]."""
     emb, skips, mid = RECIPE['encode'](unet, z, index, text)
-    mixed = [own + self.mu * (new - own) for own, new in zip([*skips, mid], hints, strict=True)]
+    mixed = [a + self.mu * (b - a) for a, b in zip([*skips, mid], hints, strict=True)]
     return RECIPE['decode'](unet, emb, mixed[:-1], mixed[-1], text)
 
 
@@ -106,13 +106,6 @@ class Theirs(NamedTuple):
     return self.adapter.with_hints(self.unet, hints, z, text, index)
 
 
-class Data(NamedTuple):
-  """Latents [b, h, w, c], and what a network of ours reads beside them."""
-
-  x: Array
-  c: Condition
-
-
 class Inputs(NamedTuple):
   """NHWC float32 arrays: latents, condition pixels in [0, 1], hidden states of the text."""
 
@@ -120,11 +113,18 @@ class Inputs(NamedTuple):
   image: np.ndarray
   text: np.ndarray
 
-  def data(self, space: str) -> Data:
-    """`space`: 'pixel' or 'latent', what an adapter reads."""
+  def given(self, space: str) -> 'Given':
+    """`space`: 'pixel' or 'latent', what an adapter reads as its condition."""
     image = dict(pixel=self.image, latent=self.latents)[space]
-    c = Condition(dict(condition=jnp.asarray(image)), Text(jnp.asarray(self.text)))
-    return Data(jnp.asarray(self.latents), c)
+    arrays = dict(condition=jnp.asarray(image))
+    return Given(jnp.asarray(self.latents), Condition(arrays, Text(jnp.asarray(self.text))))
+
+
+class Given(NamedTuple):
+  """What an update is given: latents [b, h, w, c] and their conditions."""
+
+  x: jax.Array
+  c: Condition
 
 
 def theirs(adapter: str) -> Theirs:
@@ -133,9 +133,9 @@ def theirs(adapter: str) -> Theirs:
   torch.manual_seed(0)
   fields = _known(diffusers.UNet2DConditionModel, dict(CONFIG._asdict(), sample_size=SIDE))
   unet = diffusers.UNet2DConditionModel(**fields)
-  plug = THEIR_ADAPTERS[adapter](unet)
+  module = THEIR_ADAPTERS[adapter](unet)
   last = torch.channels_last
-  return Theirs(unet.requires_grad_(False).to(memory_format=last), plug.to(memory_format=last))
+  return Theirs(unet.requires_grad_(False).to(memory_format=last), module.to(memory_format=last))
 
 
 def _known(kind, fields: dict) -> dict:
@@ -146,11 +146,11 @@ def _known(kind, fields: dict) -> dict:
 def ours(adapter: str, reference: Theirs) -> tuple[Networks, Params, Params]:
   """(networks, the adapter's parameters, the U-Net's), of the weights of the reference."""
   kind = ADAPTERS[adapter]
-  plug = lambda: kind(CONFIG, rngs=nnx.Rngs(1))
-  make = lambda: Adapted(UNet2DConditionModel(CONFIG, rngs=nnx.Rngs(0)), plug())
+  make_adapter = lambda: kind(CONFIG, rngs=nnx.Rngs(1))
+  make = lambda: Adapted(UNet2DConditionModel(CONFIG, rngs=nnx.Rngs(0)), make_adapter())
   apply, shapes = functional.abstract(make)
   frozen = _convert(reference.unet, shapes, 'unet')
-  # diffusers' ControlNet is held by a module of ours, the parts of μ-mixing are our module's own.
+  # diffusers' ControlNet is inside a module of ours; the parts of μ-mixing are the module itself.
   module = getattr(reference.adapter, 'model', reference.adapter)
   train = _convert(module, shapes, 'adapter')
   networks = Networks(
@@ -188,7 +188,10 @@ def nchw(array) -> torch.Tensor:
   return torch.tensor(np.asarray(array)).permute(0, 3, 1, 2)
 
 
-def in_torch(data: Data) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def in_torch(batch: Given) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
   """(latents, the condition's image, hidden states)."""
-  image, states = data.c.arrays['condition'], data.c.text.states
-  return nchw(data.x), nchw(image), torch.tensor(np.asarray(states))
+  return (
+    nchw(batch.x),
+    nchw(batch.c.arrays['condition']),
+    torch.tensor(np.asarray(batch.c.text.states)),
+  )

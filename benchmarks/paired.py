@@ -1,23 +1,29 @@
 """Whether ours and the undistilled model differ in LPIPS, by differences example by example.
 
-python -m benchmarks.paired --config=depth:tiny --config.evaluation.count=1024 --finetune=FILE \\
-  [--config.data.held_out.start=5000] [--ours=FILE] [--steps=4,8]
+python -m benchmarks.paired --config=configs/depth.py:tiny --config.evaluation.count=1024 \\
+  [--config.data.held_out.start=5000] [--ours=FILE] --finetune=FILE [--steps=4,8]
 
-How hard an example is drops out of the difference.
+How hard an example is drops out of the difference. --ours defaults to the model that ships.
 """
 
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import flags
+from absl import app, flags
+from ml_collections import config_flags
 
 from cdd import assets
-from cdd.core import cli
-from cdd.core.cli import FLAGS
 from cdd.metrics import lpips
 from cdd.pretrained import trained
 from cdd.runs.experiment import experiment
+
+CONFIG = config_flags.DEFINE_config_file('config', 'configs/depth.py:tiny', 'Says the examples.')
+OURS = flags.DEFINE_string('ours', None, 'A trained.safetensors; what ships if not given.')
+FINETUNE = flags.DEFINE_string(
+  'finetune', None, 'The same of the undistilled model.', required=True
+)
+STEPS = flags.DEFINE_list('steps', ['1', '2', '4', '8'], 'Numbers of steps, the same for both.')
 
 
 def distances(bound, batches, file: str | Path, *, sampler: str, steps: int) -> np.ndarray:
@@ -29,26 +35,18 @@ def distances(bound, batches, file: str | Path, *, sampler: str, steps: int) -> 
   return np.concatenate([np.asarray(measure(weights, *pair)).ravel() for pair in pairs])
 
 
-def define_flags() -> None:
-  cli.define_config()
-  flags.declare_key_flag('config')
-  flags.DEFINE_string('ours', None, 'A trained.safetensors; what ships if not given.')
-  flags.DEFINE_string('finetune', None, 'The same of the undistilled model, which does not ship.')
-  flags.DEFINE_list('steps', ['1', '2', '4', '8'], 'Numbers of steps, the same for both.')
-  flags.mark_flag_as_required('finetune')
-
-
-def main() -> None:
-  config, finetune = FLAGS.config, FLAGS.finetune
+def main(arguments):
+  del arguments
+  config = CONFIG.value
   task = config.task
   bound = experiment(config, Path('runs') / 'paired')
   batches = bound.held_out(config.evaluation.count, config.evaluation.batch_size)
-  ours = FLAGS.ours or assets.TRAINED / f'{task}.safetensors'
+  ours = OURS.value or assets.TRAINED / f'{task}.safetensors'
   print(f'{task}, {config.evaluation.count} examples of {dict(config.data.held_out)}')
   print('| steps | ours | finetune | ours - finetune | standard error |\n' + '|---' * 5 + '|')
-  for steps in map(int, FLAGS.steps):
+  for steps in map(int, STEPS.value):
     first = distances(bound, batches, ours, sampler='consistency', steps=steps)
-    second = distances(bound, batches, finetune, sampler='ddim', steps=steps)
+    second = distances(bound, batches, FINETUNE.value, sampler='ddim', steps=steps)
     gaps = first - second
     error = gaps.std(ddof=1) / len(gaps) ** 0.5
     print(
@@ -58,5 +56,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  define_flags()
-  cli.run(main)
+  app.run(main)

@@ -13,21 +13,22 @@ import numpy as np
 import torch
 
 from benchmarks import clock, networks
+from cdd.models.unet import Time
 
 
-def our_evaluation(adapter: str, reference: networks.Theirs, data: networks.Data) -> Callable:
+def our_evaluation(adapter: str, reference: networks.Theirs, batch: networks.Given) -> Callable:
   """() -> the prediction; what does not depend on z is computed beforehand, as samplers do."""
   nets, train, frozen = networks.ours(adapter, reference)
-  tree, (z, c), index = {**frozen, **train}, data, jnp.full(len(data.x), 500, jnp.int32)
+  tree, (z, c), time = {**frozen, **train}, batch, Time(jnp.full(len(batch.x), 500, jnp.int32))
   hints = jax.jit(lambda tree, c: nets.adapted(tree, 'hints', c))(tree, c)
   run = jax.jit(lambda tree, *args: nets.adapted(tree, 'with_hints', *args))
-  return lambda: jax.block_until_ready(run(tree, z, c, hints, index))
+  return lambda: jax.block_until_ready(run(tree, z, c, hints, time))
 
 
 @torch.inference_mode()
-def their_evaluation(reference: networks.Theirs, data: networks.Data) -> Callable:
+def their_evaluation(reference: networks.Theirs, batch: networks.Given) -> Callable:
   """The same in PyTorch."""
-  z, condition, text = networks.in_torch(data)
+  z, condition, text = networks.in_torch(batch)
   index = torch.full((len(z),), 500)
   hints = reference.adapter.hints(condition, text)
 
@@ -41,10 +42,10 @@ def their_evaluation(reference: networks.Theirs, data: networks.Data) -> Callabl
 def compare(adapter: str, *, size: int, rounds: int) -> None:
   """Prints the times of both for a batch of `size`, and how far their predictions are apart."""
   reference = networks.theirs(adapter)
-  data = networks.inputs(size).data(reference.adapter.space)
+  batch = networks.inputs(size).given(reference.adapter.space)
   contestants = {
-    'ours': our_evaluation(adapter, reference, data),
-    'diffusers': their_evaluation(reference, data),
+    'ours': our_evaluation(adapter, reference, batch),
+    'diffusers': their_evaluation(reference, batch),
   }
   got = np.asarray(contestants['ours']())
   expected = contestants['diffusers']().permute(0, 2, 3, 1).numpy()

@@ -25,13 +25,12 @@ def spread(runs: list[list[dict]]) -> list[dict]:
 
 def markdown(rows: list[dict]) -> str:
   """The rows as a table; one seed has no spread."""
-  head = ['method', 'steps', 'sampler', *(metric.heading for metric in METRICS.values())]
-  lines = [f'| {" | ".join(head)} |', '|' + '---|' * len(head)]
+  headings = ['method', 'steps', 'sampler', *(metric.heading for metric in METRICS.values())]
+  lines = [f'| {" | ".join(headings)} |', '|' + '---|' * len(headings)]
   for row in rows:
     cells = [row['method'], str(row['steps'] or '–'), row['sampler'] or '–']
     for name, metric in METRICS.items():
-      deviation = row[f'{name}_sd']
-      varies = f' ± {metric.shown(deviation)}' if deviation else ''
+      varies = f' ± {metric.shown(row[f"{name}_sd"])}' if row[f'{name}_sd'] else ''
       cells.append(f'{metric.shown(row[name])}{varies}')
     lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines)

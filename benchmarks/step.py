@@ -3,7 +3,7 @@
 python -m benchmarks.step [--rounds=10] [--batch=32] [--decay=0.95]
 
 With γ (`decay`) 0, our default, the target is the network itself: nothing follows it, and what sees
-the condition alone is computed once for both, where the modules have it apart.
+the condition alone is computed once for both, where the modules separate it.
 """
 
 import argparse
@@ -19,12 +19,12 @@ import torch
 from benchmarks import clock, networks
 from cdd.core.types import Batch, Nets, Params
 from cdd.diffusion import distances, predictors, times
-from cdd.methods import conditional
+from cdd.methods import METHODS
 from cdd.training import optimizer, state, step, targets
 
 RATE, CLIP, DT = 1e-4, 1.0, 1
 LOSS = partial(
-  conditional.loss,
+  METHODS['conditional'].loss,
   schedule=networks.SCHEDULE,
   num_steps=networks.SCHEDULE.num_steps,
   sample_t=times.per_example,
@@ -36,17 +36,17 @@ LOSS = partial(
 
 
 def our_objective(nets: networks.Networks) -> Callable:
-  """As runs.objective, of latents and hidden states that are there already."""
+  """As runs/objective.py, of latents and hidden states that are computed already."""
 
-  def run(params, target, frozen, data, rng, step):
-    online = nets.denoiser({**frozen, **params}, data.c)
-    slow = nets.denoiser({**frozen, **target}, data.c) if target else online
-    return LOSS(Nets(online=online, target=slow), Batch(data.x), rng, step)
+  def run(params, target, frozen, batch, rng, step):
+    online = nets.denoiser({**frozen, **params}, batch.c)
+    slow = nets.denoiser({**frozen, **target}, batch.c) if target else online
+    return LOSS(Nets(online=online, target=slow), Batch(batch.x), rng, step)
 
   return run
 
 
-def our_step(objective, train: Params, frozen: Params, data: networks.Data, *, decay) -> Callable:
+def our_step(objective, train: Params, frozen: Params, batch: networks.Given, *, decay) -> Callable:
   """() -> None: one update, jitted with the state donated."""
   adamw = optimizer.adamw(steps=10**6, learning_rate=RATE, decay='constant', b2=0.999, clip=CLIP)
   update = step.make(objective, adamw, partial(targets.ema, decay=decay))
@@ -56,7 +56,7 @@ def our_step(objective, train: Params, frozen: Params, data: networks.Data, *, d
 
   def run():
     nonlocal now
-    now, metrics = update(now, frozen, data, rng)
+    now, metrics = update(now, frozen, batch, rng)
     jax.block_until_ready((now, metrics))
 
   return run
@@ -107,13 +107,13 @@ def their_step(online: networks.Theirs, batch, *, decay: float) -> Callable:
   return run
 
 
-def disagreement(objective, train, frozen, data, reference, torch_batch) -> float:
+def disagreement(objective, train, frozen, batch: networks.Given, reference, torch_batch) -> float:
   """The difference of the two losses, as a part of them, of the same weights, noise and times."""
   rng = jax.random.key(7)
   t_rng, eps_rng = jax.random.split(rng)  # As methods/conditional.py draws them.
-  t = times.per_example(t_rng, len(data.x), DT, networks.SCHEDULE.num_steps)
-  eps = jax.random.normal(eps_rng, data.x.shape)
-  loss, _ = jax.jit(objective)(train, {}, frozen, data, rng, jnp.int32(0))
+  t = times.per_example(t_rng, len(batch.x), DT, networks.SCHEDULE.num_steps)
+  eps = jax.random.normal(eps_rng, batch.x.shape)
+  loss, _ = jax.jit(objective)(train, {}, frozen, batch, rng, jnp.int32(0))
   with torch.no_grad():
     t = torch.tensor(np.asarray(t)[:, 0, 0, 0], dtype=torch.int64)
     expected = their_loss(reference, None, torch_batch, t, networks.nchw(eps)).item()
@@ -124,7 +124,7 @@ def compare(adapter: str, *, batch: int, rounds: int, decay: float) -> None:
   """Prints how far the losses of both are apart, and their times."""
   reference = networks.theirs(adapter)
   nets, train, frozen = networks.ours(adapter, reference)
-  data = networks.inputs(batch).data(reference.adapter.space)
+  data = networks.inputs(batch).given(nets.reads['condition'])
   torch_data = networks.in_torch(data)
   objective = our_objective(nets)
   gap = disagreement(objective, train, frozen, data, reference, torch_data)
