@@ -1,6 +1,7 @@
 """Owns what every command line shares: flags, one-line errors, and configs found by name."""
 
 import importlib.util
+import os
 import re
 import runpy
 import sys
@@ -30,6 +31,8 @@ def run(main: Callable[[], None]) -> None:
       main()
     except UserError as error:
       sys.exit(f'error: {error}')
+    except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
+      os._exit(1)
 
   app.run(guarded, flags_parser=parse)
 

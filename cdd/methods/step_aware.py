@@ -52,6 +52,7 @@ def loss(
     v = nets.online(compose(Pair(x, eps), at_t), t, None)
     return distance(velocity(Pair(x, eps), at_t), v), {}
 
+  # Folded, not split: a share of 0 then draws what fine-tuning draws.
   step_rng, active_rng = jax.random.split(jax.random.fold_in(t_rng, 1))
   rise = jnp.minimum((step + 1) / max(share_warmup, 1), 1)
   active = jax.random.uniform(active_rng, (count, 1, 1, 1)) < rise
