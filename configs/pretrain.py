@@ -238,22 +238,22 @@ def shape(
 
 # The shape of `long`: the choice and its reasons are in docs/prior.md.
 CHOSEN = 'large'
-LONG = ('long_1', 'long_2', 'long_3')
+LONG = tuple(f'long_{part}' for part in range(1, 13))
 # What `make photos` left; the Makefile tells where.
 PHOTOS = os.environ.get('CDD_PHOTOS', os.path.expanduser('~/.cache/cdd/photos'))
 
 
 def long(part: int) -> ConfigDict:
-  """A million examples of the chosen shape, in the background (`make prior`).
+  """A twelfth of three million examples of the chosen shape, in the background (`make prior`).
 
-  Each part has examples of its own, encoded before it begins, and goes on from the one before
-  (launch/prior.py); the last brings the learning rate to 0. Of 12 examples 8 are scenes, 2
-  photographs, one a texture and one a nebula.
+  Each part has examples of its own, encoded before it begins (minutes, all that a stop can cost),
+  and goes on from the one before (benchmarks/long_prior.py); the last brings the learning rate to
+  0. Of 12 examples 8 are scenes, 2 photographs, one a texture and one a nebula.
   """
   config = shape(CHOSEN, **SHAPES[CHOSEN])
   size = config.data.held_out.sources[0]['size']
   config.name = f'pretrain_long_{part}'
-  config.steps = 31_250
+  config.steps = 8000
   starts = range(part * 1_000_000, (part + 1) * 1_000_000, 125_000)
   scenes = [dict(name='scenes', size=size, start=start, length=125_000) for start in starts]
   photos = [
@@ -262,11 +262,11 @@ def long(part: int) -> ConfigDict:
   ]
   mixed = [one for turn in range(4) for one in (*scenes[2 * turn : 2 * turn + 2], photos[turn])]
   config.data.source = dict(name='mixture', sources=tuple(mixed))
-  config.data.cache = 48_000
+  config.data.cache = 12_000
   config.target.decay = 0.9995
   last = part == len(LONG)
-  config.optimizer.update(dict(warmup=200, decay='linear' if last else 'constant', hold=0.2))
-  config.log.update(dict(every=50, samples_every=5000, checkpoint_every=500))
+  config.optimizer.update(dict(warmup=200, decay='linear' if last else 'constant', hold=0.1))
+  config.log.update(dict(every=50, samples_every=4000, checkpoint_every=250))
   return config
 
 
