@@ -5,7 +5,14 @@ BIN := .venv/bin
 # Used by tests and benchmarks alone. lpips asks for torchvision, which its own code does without.
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-slow lint bench clean
+# Long trainings live outside the tree, keep to one core, and give way to all other work.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cdd
+PRIOR ?= $(CACHE)/prior
+PHOTOS ?= $(CACHE)/photos
+CORE ?= $(shell expr $$(nproc --all) - 1)
+BACKGROUND := OMP_NUM_THREADS=1 setsid nohup nice -n 19 taskset -c $(CORE)
+
+.PHONY: demo test test-slow lint bench photos prior prior-stop prior-export clean
 
 demo: .venv/demo.done
 	$(BIN)/python -m cdd.main --config=configs/$(TASK).py:tiny --workdir=runs/$(TASK)
@@ -23,6 +30,22 @@ lint: .venv/test.done
 bench: .venv/test.done
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.sampling
+
+photos: .venv/demo.done
+	$(BIN)/python -m benchmarks.photos --folder=$(PHOTOS)
+
+# In the background, where it left off: the log says how far it is.
+prior: photos
+	mkdir -p $(PRIOR)
+	CDD_PHOTOS=$(PHOTOS) $(BACKGROUND) $(BIN)/python -m benchmarks.long_prior --home=$(PRIOR) \
+	  >> $(PRIOR)/log.txt 2>&1 < /dev/null &
+	@echo 'See $(PRIOR)/log.txt; `make prior-stop` has it save and leave.'
+
+prior-stop:
+	kill -TERM $$(cat $(PRIOR)/pid)
+
+prior-export: .venv/demo.done
+	CDD_PHOTOS=$(PHOTOS) $(BIN)/python -m benchmarks.long_prior --home=$(PRIOR) --export
 
 clean:
 	rm -rf .venv runs

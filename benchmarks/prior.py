@@ -15,19 +15,10 @@ from cdd.data.scenes import Scenes
 from cdd.methods import finetune
 from cdd.reports import grid
 from cdd.sampling import Pipeline, load
+from configs.pretrain import CAPTIONS
 
 MODEL = flags.DEFINE_string('model', 'packaged', 'What cdd.sample takes.')
 OUT = flags.DEFINE_string('out', 'docs/results/prior.png', 'The picture.')
-CAPTIONS = (
-  'a red ball on a white floor',
-  'a blue block on an orange floor in front of a pink wall',
-  'a green cylinder on a checkered floor',
-  'a yellow ball and a purple block',
-  'a large shiny brown ball on a gray floor under a blue sky',
-  'a white dotted cube on a green floor',
-  'a photo of a meadow and autumn trees below a mountain',
-  'a photo of the veins of a green leaf',
-)
 HELD_OUT, SIZE = 256, 64  # Scenes below 10,000 are never trained on.
 TIMES = (200, 400, 600, 800, 1000)
 

@@ -12,6 +12,9 @@ above it and resumes where it stopped:
 Each of the last four exports a complete diffusers folder; cdd/assets/prior is a copy of the last.
 """
 
+import os
+from functools import partial
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -52,6 +55,17 @@ SCHEDULER = dict(
   rescale_betas_zero_snr=False,
   timestep_spacing='trailing',
   clip_sample=False,
+)
+# What benchmarks draw of a prior.
+CAPTIONS = (
+  'a red ball on a white floor',
+  'a blue block on an orange floor in front of a pink wall',
+  'a green cylinder on a checkered floor',
+  'a yellow ball and a purple block',
+  'a large shiny brown ball on a gray floor under a blue sky',
+  'a white dotted cube on a green floor',
+  'a photo of a meadow and autumn trees below a mountain',
+  'a photo of the veins of a green leaf',
 )
 
 
@@ -157,12 +171,113 @@ def prior_longest() -> ConfigDict:
   return config
 
 
+def levels(widths: tuple[int, ...], side: int, channels: int) -> dict:
+  """The fields of a U-Net on side x side latents; levels of at most 8x8 positions attend."""
+  attends = [side // 2**level <= 8 for level in range(len(widths))]
+
+  def kinds(way):
+    return tuple(f'{"CrossAttn" * attend}{way}Block2D' for attend in attends)
+
+  return dict(
+    UNET,
+    in_channels=channels,
+    out_channels=channels,
+    block_out_channels=widths,
+    down_block_types=kinds('Down'),
+    up_block_types=kinds('Up')[::-1],
+    sample_size=side,
+  )
+
+
+# The settings of `shape` for each candidate; benchmarks/shapes.py trains and measures them.
+# large: 128 px. With four times the positions a picture's mean colour is known better than at 64
+# px at the same noise, so that the schedule has to end with less signal.
+LARGE = dict(size=128, beta_end=0.02)
+SHAPES = dict(
+  present=dict(widths=(32, 64, 128)),
+  logit_normal=dict(widths=(32, 64, 128), sample_t=dict(name='logit_normal')),
+  wide_inside=dict(widths=(32, 128, 256)),
+  patches=dict(widths=(128, 192), patch=2),
+  large=dict(widths=(32, 64, 128), patch=2, **LARGE),
+  large_wide=dict(widths=(64, 128, 192), patch=2, **LARGE),
+)
+
+
+def shape(
+  name: str,
+  *,
+  widths: tuple[int, ...],
+  size: int = 64,
+  patch: int = 1,
+  beta_end: float = SCHEDULER['beta_end'],
+  sample_t: dict | None = None,
+) -> ConfigDict:
+  """A candidate for the prior's shape: a new U-Net beside the packaged autoencoder and words.
+
+  Args:
+    widths: of the U-Net's levels.
+    size: side of the pictures in pixels.
+    patch: side of the patches of latents that are stacked into channels.
+    beta_end: where the noise schedule ends.
+    sample_t: how training draws times; uniform if None.
+  """
+  config = prior_longest()
+  config.name = f'pretrain_shape_{name}'
+  config.steps = 1000
+  unet = levels(widths, size // 4 // patch, 4 * patch**2)
+  new = dict(unet=unet, scheduler=dict(SCHEDULER, beta_end=beta_end))
+  config.prior = dict(path='packaged', new=new, replace=dict(vae=dict(patch=patch)))
+  config.data.source.sources = tuple(dict(one, size=size) for one in config.data.source.sources)
+  config.data.held_out = mixture(size, start=0, split='test')
+  config.data.cache = 12_000
+  config.method.sample_t = sample_t or dict(name='per_example')
+  config.optimizer.update(dict(warmup=50, hold=0.5))
+  config.log.update(dict(samples_every=0, checkpoint_every=200))
+  return config
+
+
+# The shape of `long`: the choice and its reasons are in docs/prior.md.
+CHOSEN = 'large'
+LONG = tuple(f'long_{part}' for part in range(1, 13))
+# What `make photos` left; the Makefile tells where.
+PHOTOS = os.environ.get('CDD_PHOTOS', os.path.expanduser('~/.cache/cdd/photos'))
+
+
+def long(part: int) -> ConfigDict:
+  """A twelfth of three million examples of the chosen shape, in the background (`make prior`).
+
+  Each part has examples of its own, encoded before it begins (minutes, all that a stop can cost),
+  and goes on from the one before (benchmarks/long_prior.py); the last brings the learning rate to
+  0. Of 12 examples 8 are scenes, 2 photographs, one a texture and one a nebula.
+  """
+  config = shape(CHOSEN, **SHAPES[CHOSEN])
+  size = config.data.held_out.sources[0]['size']
+  config.name = f'pretrain_long_{part}'
+  config.steps = 8000
+  starts = range(part * 1_000_000, (part + 1) * 1_000_000, 125_000)
+  scenes = [dict(name='scenes', size=size, start=start, length=125_000) for start in starts]
+  photos = [
+    dict(name='image_folder', path=f'{PHOTOS}/{kind}', split='train', size=size, seed=seed)
+    for seed, kind in enumerate(('natural', 'natural', 'textures', 'nebulae'), 4 * part)
+  ]
+  mixed = [one for turn in range(4) for one in (*scenes[2 * turn : 2 * turn + 2], photos[turn])]
+  config.data.source = dict(name='mixture', sources=tuple(mixed))
+  config.data.cache = 12_000
+  config.target.decay = 0.9995
+  last = part == len(LONG)
+  config.optimizer.update(dict(warmup=200, decay='linear' if last else 'constant', hold=0.1))
+  config.log.update(dict(every=50, samples_every=4000, checkpoint_every=250))
+  return config
+
+
 STAGES = dict(
   autoencoder=autoencoder,
   autoencoder_longer=autoencoder_longer,
   prior=prior,
   prior_longer=prior_longer,
   prior_longest=prior_longest,
+  **{f'long_{part}': partial(long, part) for part in range(1, len(LONG) + 1)},
+  **{f'shape_{name}': partial(shape, name, **settings) for name, settings in SHAPES.items()},
 )
 
 

@@ -70,7 +70,7 @@ def assemble(
     scale=vae.scaling_factor,
     shift=vae.shift_factor or 0.0,
     factor=vae.factor,
-    channels=vae.latent_channels,
+    channels=vae.channels,
     reads=reads,
   )
   return networks, added

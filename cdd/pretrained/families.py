@@ -64,6 +64,7 @@ COMPONENTS = dict(
       act_fn='silu',
       down_block_types=('DownEncoderBlock2D',) * len(config.block_out_channels),
       up_block_types=('UpDecoderBlock2D',) * len(config.block_out_channels),
+      patch=None if config.patch == 1 else config.patch,  # diffusers does not know it.
     ),
   ),
   text_encoder=_of_text('CLIPTextModel'),

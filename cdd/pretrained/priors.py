@@ -28,7 +28,8 @@ def load(
 
   Args:
     spec: `path` ('packaged', a diffusers folder, a hub's 'owner/name', or None), `variant` (of its
-      files: 'fp16') and `new` (component -> its fields).
+      files: 'fp16'), `new` (component -> its fields) and `replace` (component -> fields of its
+      config that change while its weights stay).
     workdir: where a new tokenizer is written.
     captions: what a new tokenizer learns from.
     place: (path, array) -> where a parameter that is read is put.
@@ -40,6 +41,9 @@ def load(
   if spec.path:
     variant = spec.get('variant')
     prior = diffusers.load(folder_of(spec.path, variant), place=place, variant=variant)
+  for component, fields in spec.get('replace', {}).items():
+    config = prior.configs[component]._replace(**fields)
+    prior = prior._replace(configs={**prior.configs, component: config})
   new = spec.get('new', {})
   if 'tokenizer' in new:
     folder = workdir / 'tokenizer'

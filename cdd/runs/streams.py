@@ -91,6 +91,7 @@ def digest(settings, networks: Networks, params) -> str:
   """Tells apart caches of other data, of other spaces and of other autoencoders."""
   fields = {name: settings.to_dict()[name] for name in ('source', 'task', 'cache')}
   fields |= dict(reads=dict(networks.reads), scale=networks.scale, shift=networks.shift)
+  fields |= dict(factor=networks.factor)
   total = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
   for path in sorted(params):
     total.update(params[path].tobytes())

@@ -1,0 +1,196 @@
+"""Trains the prior for many hours, in stages; its output says at any time how far it is.
+
+python -m benchmarks.long_prior --home=FOLDER           trains, or goes on where it stopped
+python -m benchmarks.long_prior --home=FOLDER --export  writes FOLDER/STAGE/export as it is now
+
+`make prior` starts it in the background. SIGTERM has it save and leave; killed otherwise it loses
+what it did since the last checkpoint. Each stage is a config of configs/pretrain.py and starts from
+what the one before it exported.
+"""
+
+import os
+
+os.environ.setdefault('TQDM_MININTERVAL', '1e9')  # A log wants lines, not a bar.
+
+from cdd.core import runtime  # noqa: E402
+
+runtime.configure()
+
+import contextlib  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable, Iterable  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import filelock  # noqa: E402
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
+
+from cdd.core import files  # noqa: E402
+from cdd.core.errors import UserError  # noqa: E402
+from cdd.core.types import Batch, Nets  # noqa: E402
+from cdd.methods import METHODS  # noqa: E402
+from cdd.runs import config as configs  # noqa: E402
+from cdd.runs import experiment as experiments  # noqa: E402
+from cdd.runs import export, loop  # noqa: E402
+from cdd.training import checkpoint  # noqa: E402
+from configs import pretrain  # noqa: E402
+
+HOME = flags.DEFINE_string('home', None, 'Where the stages live.', required=True)
+STAGES = flags.DEFINE_list(
+  'stages', list(pretrain.LONG), 'Stages of configs/pretrain.py, in order.'
+)
+EVERY = flags.DEFINE_integer('every', 500, 'Updates from one line to the next.')
+EXPORT = flags.DEFINE_bool('export', False, 'Only exports the newest checkpoint.')
+HELD_OUT, BATCH = 128, 32
+TIMES = (200, 400, 600, 800, 1000)
+
+
+def held_out_error(experiment) -> Callable:
+  """(parameters) -> {time: mean squared error of v} on held-out examples, the same noise always."""
+  networks = experiment.networks
+  settings = dict(schedule=networks.schedule, num_steps=networks.schedule.num_steps)
+  encode = jax.jit(networks.encode)
+  examples = experiment.held_out(HELD_OUT, BATCH)
+  for raw in examples:
+    raw['image_latents'] = np.asarray(encode(experiment.frozen, raw['image']))
+
+  @jax.jit
+  def measure(params, frozen, raw, t, rng):
+    tree = {**frozen, **params}
+    nets = Nets(online=networks.denoiser(tree, networks.condition(tree, raw)))
+    batch = Batch(raw['image_latents'])
+    same = lambda rng, count, low, high: jnp.full((count, 1, 1, 1), t)
+    return METHODS['finetune'].loss(nets, batch, rng, 0, sample_t=same, **settings)[0]
+
+  def error(params):
+    losses = lambda t: [
+      measure(params, experiment.frozen, raw, t, jax.random.key(number))
+      for number, raw in enumerate(examples)
+    ]
+    return {t: float(np.mean(losses(t))) for t in TIMES}
+
+  return error
+
+
+def watched(experiment, config, *, every: int, show: Callable[[str], None]):
+  """The same experiment, which shows a line after every so many updates."""
+  error, begun, done = held_out_error(experiment), time.perf_counter(), None
+
+  def step(state, batch):
+    nonlocal begun, done
+    done = int(state.step) if done is None else done
+    state, metrics = experiment.step(state, batch)
+    done += 1
+    if done % every == 0 or done == config.steps:
+      found = error(state.evaluated)
+      rate = every / (time.perf_counter() - begun)
+      show(line(done, config, found, rate))
+      begun = time.perf_counter()
+    return state, metrics
+
+  return experiment._replace(step=step)
+
+
+def line(done: int, config, found: dict[int, float], rate: float) -> str:
+  """What the log says: examples, held-out error, speed and time left."""
+  batch = config.data.batch_size
+  by_time = ' '.join(f't {t}: {value:.4f}' for t, value in found.items())
+  return (
+    f'{time.strftime("%Y-%m-%d %H:%M")} {config.name}: {done * batch:,} of '
+    f'{config.steps * batch:,} examples; held-out error of v {np.mean([*found.values()]):.4f} '
+    f'({by_time}); {rate * batch:.1f} examples/s; {(config.steps - done) / rate / 3600:.1f} h left'
+  )
+
+
+def fit(config, workdir: Path, *, every: int, show: Callable[[str], None]) -> bool:
+  """Trains a stage, or goes on with it; whether it has ended."""
+  if (workdir / 'export' / 'model_index.json').exists() and (workdir / 'ended').exists():
+    return True
+  configs.check(config, workdir)
+  show(f'{config.name}: encodes {config.data.cache:,} examples first, unless they are there')
+  experiment = experiments.experiment(config, workdir)
+  configs.write(config, workdir)
+  state = loop.fit(watched(experiment, config, every=every, show=show), config, workdir)
+  if state is None:
+    return False
+  export.export(experiment, config, state.evaluated, workdir / 'export')
+  (workdir / 'ended').touch()
+  return True
+
+
+def export_now(config, workdir: Path) -> None:
+  """Exports the averaged parameters of the newest checkpoint.
+
+  Raises:
+    UserError: there is none yet.
+  """
+  experiment = experiments.experiment(config, workdir)
+  experiment.batches.close()
+  checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', experiment.abstract, keep=2)
+  if checkpoints.latest() is None:
+    raise UserError(f'{workdir} has no checkpoint yet.')
+  state, _ = checkpoints.restore()
+  export.export(experiment, config, state.evaluated, workdir / 'export')
+  print(f'Wrote {workdir / "export"} after {int(state.step)} updates.')
+
+
+def give_way() -> None:
+  """Has Linux run this session below every other: nice alone counts among its own processes.
+
+  Only if this process leads the session, as `make prior` has it, and not a terminal.
+  """
+  if os.getsid(0) == os.getpid():
+    with contextlib.suppress(OSError):
+      Path('/proc/self/autogroup').write_text('19')
+
+
+def stages(names: Iterable[str], folder: Path):
+  """(config, workdir) of each stage: the first starts from what its config says."""
+  before = None
+  for name in names:
+    config = pretrain.get_config(name)
+    if before:
+      config.prior = dict(path=str(before / 'export'))
+    before = folder / name
+    yield config, before
+
+
+def train_all(todo, show: Callable[[str], None]) -> None:
+  """One stage after another, until a signal stops one."""
+  for config, workdir in todo:
+    show(f'{time.strftime("%Y-%m-%d %H:%M")} {config.name}: process {os.getpid()}')
+    if not fit(config, workdir, every=EVERY.value, show=show):
+      return
+
+
+def main(arguments):
+  del arguments
+  logging.set_verbosity(logging.WARNING)
+  folder = Path(HOME.value)
+  folder.mkdir(parents=True, exist_ok=True)
+  show = lambda text: print(text, flush=True)
+  try:
+    if EXPORT.value:
+      begun = [one for one in stages(STAGES.value, folder) if (one[1] / 'checkpoints').exists()]
+      if not begun:
+        raise UserError(f'{folder} has no checkpoint yet.')
+      export_now(*begun[-1])
+      return
+    with filelock.FileLock(folder / 'lock', timeout=0):
+      give_way()
+      files.write(folder / 'pid', f'{os.getpid()}\n')
+      try:
+        train_all(stages(STAGES.value, folder), show)
+      finally:
+        (folder / 'pid').unlink()
+  except filelock.Timeout:
+    sys.exit(f'error: another process trains in {folder}.')
+  except UserError as error:
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  app.run(main)
