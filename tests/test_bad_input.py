@@ -8,6 +8,7 @@ import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
 
+from cdd.core import cli
 from cdd.core.errors import UserError
 from cdd.runs import config as configs
 from cdd.runs import loop
@@ -124,4 +125,17 @@ def test_a_factor_that_does_not_divide_the_picture_is_named(prior, tmp_path):
   config = tiny.load('super_resolution.py:tiny', prior)
   config.data.task.factor = 7
   with pytest.raises(UserError, match='config.data.task.factor=7 does not divide 32x32'):
+    loop.run(config, tmp_path / 'run')
+
+
+def test_a_config_with_a_mistake_in_it_is_named(tmp_path):
+  (tmp_path / 'mine.py').write_text('def get_config(:\n')
+  with pytest.raises(UserError, match='mine.py cannot be read as a config'):
+    cli.load(tmp_path / 'mine.py')
+
+
+def test_negative_steps_are_refused_before_anything_is_loaded(prior, tmp_path):
+  config = tiny.load('depth.py:tiny', prior)
+  config.steps = -5
+  with pytest.raises(UserError, match='config.steps is -5'):
     loop.run(config, tmp_path / 'run')

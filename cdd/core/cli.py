@@ -111,7 +111,10 @@ def load(path: Path, option: str | None = None) -> ConfigDict:
     UserError: the file is no config, or there is no such option.
   """
   make_importable()
-  make = runpy.run_path(str(path)).get('get_config')
+  try:
+    make = runpy.run_path(str(path)).get('get_config')
+  except (SyntaxError, ImportError, NameError) as error:
+    raise UserError(f'{path} cannot be read as a config: {error}') from error
   if make is None:
     raise UserError(f'{str(path)!r} is not a config: it has no function `get_config`.')
   try:

@@ -28,6 +28,8 @@ def run(config, workdir: Path) -> None:
     UserError: the workdir belongs to another config, the config names something unknown, the
       prior is missing, or the loss is not finite.
   """
+  if config.steps < 0:
+    raise UserError(f'config.steps is {config.steps}; it must not be negative.')
   configs.check(config, workdir)
   bound = experiment(config, workdir)
   report.check(bound, config)

@@ -160,6 +160,8 @@ class Pipeline(NamedTuple):
     if settings.image_guidance is not None and 'unscaled_latent' not in reads.values():
       raise UserError("image_guidance is for models that see the condition beside z ('concat').")
     size = tuple(size or given or self.size)
+    if len(size) != 2:
+      raise UserError(f'The size is two numbers, height and width, not {size}.')
     # What the U-Net sees is a tile, if there are tiles.
     multiple(size, self.networks.factor if settings.tile else self.multiple, 'size')
     multiple((settings.tile,) if settings.tile else (), self.multiple, 'tile')
