@@ -112,7 +112,7 @@ def loading(folder: Path, side: int, rounds: int) -> None:
     cold = values.get('compile, s', [])[:1]
     if cold:
       del values['compile, s'][0]
-    shown = [f'{key} {statistics.median(v):.2f} ({min(v):.2f})' for key, v in values.items()]
+    shown = [f'{key} {statistics.median(v):.2f} ({min(v):.2f})' for key, v in values.items() if v]
     print(f'{name}: {"; ".join(shown)}', *(f'; compile without the cache {s:.1f} s' for s in cold))
 
 
