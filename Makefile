@@ -10,7 +10,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cdd
 PRIOR ?= $(CACHE)/prior
 PHOTOS ?= $(CACHE)/photos
 CORE ?= $(shell expr $$(nproc --all) - 1)
-BACKGROUND := OMP_NUM_THREADS=1 setsid nohup nice -n 19 taskset -c $(CORE)
+# A log has lines, not a bar.
+BACKGROUND := TQDM_MININTERVAL=1e9 OMP_NUM_THREADS=1 setsid nohup nice -n 19 taskset -c $(CORE)
 
 .PHONY: demo test test-slow lint bench photos prior prior-stop prior-export clean
 

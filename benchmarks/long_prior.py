@@ -8,35 +8,28 @@ what it did since the last checkpoint. Each stage is a config of configs/pretrai
 what the one before it exported.
 """
 
+import contextlib
 import os
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 
-os.environ.setdefault('TQDM_MININTERVAL', '1e9')  # A log wants lines, not a bar.
+import filelock
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
 
-from cdd.core import runtime  # noqa: E402
-
-runtime.configure()
-
-import contextlib  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable, Iterable  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import filelock  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from absl import app, flags, logging  # noqa: E402
-
-from cdd.core import files  # noqa: E402
-from cdd.core.errors import UserError  # noqa: E402
-from cdd.core.types import Batch, Nets  # noqa: E402
-from cdd.methods import METHODS  # noqa: E402
-from cdd.runs import config as configs  # noqa: E402
-from cdd.runs import experiment as experiments  # noqa: E402
-from cdd.runs import export, loop  # noqa: E402
-from cdd.training import checkpoint  # noqa: E402
-from configs import pretrain  # noqa: E402
+from cdd.core import cli, files
+from cdd.core.errors import UserError
+from cdd.core.types import Batch, Nets
+from cdd.methods import METHODS
+from cdd.runs import config as configs
+from cdd.runs import experiment as experiments
+from cdd.runs import export, loop
+from cdd.training import checkpoint
+from configs import pretrain
 
 HOME = flags.DEFINE_string('home', None, 'Where the stages live.', required=True)
 STAGES = flags.DEFINE_list(
@@ -166,31 +159,26 @@ def train_all(todo, show: Callable[[str], None]) -> None:
       return
 
 
-def main(arguments):
-  del arguments
-  logging.set_verbosity(logging.WARNING)
+def main() -> None:
   folder = Path(HOME.value)
   folder.mkdir(parents=True, exist_ok=True)
-  show = lambda text: print(text, flush=True)
+  if EXPORT.value:
+    begun = [one for one in stages(STAGES.value, folder) if (one[1] / 'checkpoints').exists()]
+    if not begun:
+      raise UserError(f'{folder} has no checkpoint yet.')
+    export_now(*begun[-1])
+    return
   try:
-    if EXPORT.value:
-      begun = [one for one in stages(STAGES.value, folder) if (one[1] / 'checkpoints').exists()]
-      if not begun:
-        raise UserError(f'{folder} has no checkpoint yet.')
-      export_now(*begun[-1])
-      return
     with filelock.FileLock(folder / 'lock', timeout=0):
       give_way()
       files.write(folder / 'pid', f'{os.getpid()}\n')
       try:
-        train_all(stages(STAGES.value, folder), show)
+        train_all(stages(STAGES.value, folder), partial(print, flush=True))
       finally:
         (folder / 'pid').unlink()
-  except filelock.Timeout:
-    sys.exit(f'error: another process trains in {folder}.')
-  except UserError as error:
-    sys.exit(f'error: {error}')
+  except filelock.Timeout as error:
+    raise UserError(f'Another process trains in {folder}.') from error
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

@@ -11,33 +11,30 @@ Larger pictures are compared at the size of the small ones, and at the noise tha
 picture: with four times the positions it is known as well under twice the noise.
 """
 
-from cdd.core import runtime
+import json
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
 
-runtime.configure()
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
 
-import json  # noqa: E402
-import os  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import NamedTuple  # noqa: E402
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from absl import app, flags  # noqa: E402
-
-from cdd.core.registry import bind  # noqa: E402
-from cdd.data import SOURCES  # noqa: E402
-from cdd.diffusion import schedules  # noqa: E402
-from cdd.diffusion.process import Pair, compose, decompose  # noqa: E402
-from cdd.metrics import lpips  # noqa: E402
-from cdd.metrics.frechet import FRECHET  # noqa: E402
-from cdd.reports import grid  # noqa: E402
-from cdd.runs import experiment as experiments  # noqa: E402
-from cdd.runs import loop  # noqa: E402
-from cdd.sampling import Pipeline, load  # noqa: E402
-from cdd.training import sharding  # noqa: E402
-from configs import pretrain  # noqa: E402
+from cdd.core import cli
+from cdd.core.registry import bind
+from cdd.data import SOURCES
+from cdd.diffusion import schedules
+from cdd.diffusion.process import Pair, compose, decompose
+from cdd.metrics import lpips
+from cdd.metrics.frechet import FRECHET
+from cdd.reports import grid
+from cdd.runs import experiment as experiments
+from cdd.runs import loop
+from cdd.sampling import Pipeline, load
+from cdd.training import sharding
+from configs import pretrain
 
 TRAIN = flags.DEFINE_enum('train', None, sorted(pretrain.SHAPES), 'The candidate to train.')
 MINUTES = flags.DEFINE_float('minutes', 60, "Its budget, in the processor's minutes on one core.")
@@ -185,8 +182,7 @@ def line(path: str, row: Row) -> str:
   return f'| {" | ".join([*cells, f"{row.distance:.1f}"])} |'
 
 
-def main(arguments):
-  del arguments
+def main() -> None:
   if TRAIN.value:
     fill(TRAIN.value, MINUTES.value, Path(CANDIDATES.value) / TRAIN.value)
   columns = {}
@@ -203,4 +199,4 @@ def main(arguments):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

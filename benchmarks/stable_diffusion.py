@@ -19,21 +19,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from cdd.core import runtime
+import diffusers as reference
+import jax
+import numpy as np
+import torch
 
-runtime.configure()
-
-import diffusers as reference  # noqa: E402
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-from benchmarks import clock  # noqa: E402
-from cdd.core import trees  # noqa: E402
-from cdd.core.types import Text  # noqa: E402
-from cdd.models import components, functional  # noqa: E402
-from cdd.pretrained import diffusers  # noqa: E402
-from configs.stable_diffusion import SD21  # noqa: E402
+from benchmarks import clock
+from cdd.core import runtime, trees
+from cdd.core.types import Text
+from cdd.models import components, functional
+from cdd.pretrained import diffusers
+from configs.stable_diffusion import SD21
 
 UNET = SD21['unet']
 THREADS = len(os.sched_getaffinity(0))
@@ -128,6 +124,7 @@ def evaluating(folder: Path, side: int, rounds: int) -> None:
 
 
 def main():
+  runtime.configure()
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--side', type=int, default=64, help='of the latents')
