@@ -35,7 +35,7 @@ CONFIG = UNetConfig(
 )
 SIDE, FACTOR, WORDS = 16, 8, 77
 SCHEDULE = schedules.scaled_linear()
-# What the page tells users to run in PyTorch is what we measure.
+# What is measured is what the page has users run in PyTorch.
 PAGE = Path(__file__).parents[1] / 'docs' / 'mu_mix.md'
 RECIPE = {}
 exec(re.search(r'```python\n(.*?)```', PAGE.read_text(), re.S)[1], RECIPE)

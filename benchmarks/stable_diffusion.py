@@ -128,7 +128,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--side', type=int, default=64, help='of the latents')
-  parser.add_argument('--folder', type=Path, help='where the random U-Net is kept')
+  parser.add_argument('--folder', type=Path, help='where the random U-Net is written')
   parser.add_argument('--part', choices=SIDES, help='loads in this process and prints JSON')
   arguments = parser.parse_args()
   torch.set_num_threads(THREADS)

@@ -1,5 +1,6 @@
 """The command line of training: `python -m cdd.main --config=configs/depth.py:tiny`."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ from absl import flags
 
 from cdd.core import cli
 from cdd.core.cli import FLAGS
+from cdd.runs import config as configs
 from cdd.runs import loop
 
 
@@ -21,7 +23,7 @@ def define_flags() -> None:
 def main() -> None:
   config = FLAGS.config
   if FLAGS.print_config:
-    print(config)
+    print(json.dumps(configs.as_json(config), indent=2))
     return
   if FLAGS.distributed:
     jax.distributed.initialize()

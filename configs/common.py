@@ -20,13 +20,16 @@ def parse(argument: str | None) -> dict:
   Raises:
     ValueError: an unknown size, option or method; the message names the choices.
   """
-  chosen = {option: values[0] for option, values in OPTIONS.items()}
+  given = {}
   for part in (argument or 'full').split(','):
     key, _, value = part.rpartition('=')
     key = key or 'size'
-    if key not in chosen:
-      raise ValueError(f'Unknown option {key!r} in {argument!r}; choose from {sorted(chosen)}.')
-    chosen[key] = value
+    if key not in OPTIONS:
+      raise ValueError(f'Unknown option {key!r} in {argument!r}; choose from {sorted(OPTIONS)}.')
+    if key in given:
+      raise ValueError(f'The option {key!r} is given twice in {argument!r}.')
+    given[key] = value
+  chosen = {option: values[0] for option, values in OPTIONS.items()} | given
   for key, value in chosen.items():
     if value not in OPTIONS[key]:
       raise ValueError(f'Unknown {key} {value!r}; choose one of {sorted(OPTIONS[key])}.')

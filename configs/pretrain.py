@@ -239,7 +239,7 @@ def shape(
 # The shape of `long`: the choice and its reasons are in docs/prior.md.
 CHOSEN = 'large'
 LONG = tuple(f'long_{part}' for part in range(1, 13))
-# What `make photos` left; the Makefile tells where.
+# What `make photos` fetched; the Makefile says where.
 PHOTOS = os.environ.get('CDD_PHOTOS', os.path.expanduser('~/.cache/cdd/photos'))
 
 

@@ -139,3 +139,16 @@ def test_negative_steps_are_refused_before_anything_is_loaded(prior, tmp_path):
   config.steps = -5
   with pytest.raises(UserError, match='config.steps is -5'):
     loop.run(config, tmp_path / 'run')
+
+
+def test_a_workdir_below_a_file_is_refused_before_anything_is_loaded(prior, tmp_path):
+  (tmp_path / 'file').write_text('')
+  config = tiny.load('depth.py:tiny', prior)
+  with pytest.raises(UserError, match='cannot be written: .*file is no folder'):
+    loop.run(config, tmp_path / 'file' / 'run')
+
+
+def test_a_damaged_config_of_a_workdir_is_named(prior, tmp_path):
+  (tmp_path / 'config.json').write_text('{"seed": ')
+  with pytest.raises(UserError, match='config.json cannot be read'):
+    loop.run(tiny.load('depth.py:tiny', prior), tmp_path)

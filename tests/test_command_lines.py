@@ -1,5 +1,6 @@
 """The command lines: what they print, where they find configs, and how they answer mistakes."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,7 +9,6 @@ from types import SimpleNamespace
 import commands
 import pytest
 import tiny
-import yaml
 
 from cdd.core import cli
 from cdd.core.errors import UserError
@@ -22,6 +22,8 @@ WRONG = [
   (['--config=depth:tiny', '--config.prior.path=nowhere'], "'nowhere'"),
   (['--config=depth:tiny', 'steps=3'], "'steps=3'"),
   (['--stpes=3'], "'stpes'"),
+  (['--config=elsewhere/depth.py'], "'elsewhere/depth.py'; choose one of"),
+  (['--config=depth:tiny,small'], "'size' is given twice"),
   ([], '--config'),
 ]
 # The flags of each command that its help shows first.
@@ -58,10 +60,10 @@ def test_a_mistake_is_answered_in_one_line_without_a_traceback(said):
 
 def test_a_config_is_found_by_name_and_printed_whole_with_what_was_overridden(said):
   assert said.printed.code == 0 and not said.printed.err
-  printed = yaml.unsafe_load(said.printed.out)
+  printed = json.loads(said.printed.out)
   config = cli.load(tiny.ROOT / 'configs/depth.py', 'tiny')
   config.steps, config.method.dt = 7, 20
-  assert printed == config.to_dict()
+  assert printed == json.loads(json.dumps(config.to_dict()))  # Tuples are lists.
 
 
 @pytest.mark.parametrize('module', HELP)

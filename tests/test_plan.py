@@ -157,3 +157,9 @@ def test_an_unknown_chip_or_folder_names_the_choices():
     planning.devices('v9:2x2')
   with pytest.raises(UserError, match='nowhere'):
     planning.prior(ConfigDict(dict(path='nowhere')), None)
+
+
+@pytest.mark.parametrize('topology', ['cpu:foo', 'cpu:0', 'cpu:-1'])
+def test_a_number_of_devices_that_is_none_is_refused(topology):
+  with pytest.raises(UserError, match=f"no topology '{topology}'"):
+    planning.cpus(topology)

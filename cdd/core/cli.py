@@ -89,7 +89,8 @@ def find(name: str) -> Path:
   if name.endswith('.py') and Path(name).is_file():
     return Path(name)
   path = CONFIGS / (Path(name).name.removesuffix('.py') + '.py')
-  if is_config(path):
+  # Another folder's file that is missing must not become the one of its name that ships.
+  if str(Path(name).parent) in ('.', 'configs') and is_config(path):
     return path
   raise UserError(f'There is no config {name!r}; choose one of {shipped()}, or write one.')
 

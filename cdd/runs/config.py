@@ -1,6 +1,7 @@
 """Owns what a workdir says of its config: written once, compared when a run goes on."""
 
 import json
+import os
 from pathlib import Path
 
 from cdd.core import files
@@ -21,17 +22,26 @@ def write(config, workdir: Path) -> None:
 
 
 def check(config, workdir: Path) -> None:
-  """Refuses a workdir that belongs to another config.
+  """Refuses a workdir that cannot be written, or that belongs to another config.
 
   Raises:
-    UserError: names the fields that differ.
+    UserError: names the reason, or the fields that differ.
   """
+  place = workdir.absolute()
+  there = next(path for path in (place, *place.parents) if path.exists())
+  if not (there.is_dir() and os.access(there, os.W_OK)):
+    reason = 'not writable' if there.is_dir() else 'no folder'
+    raise UserError(f'The workdir {workdir} cannot be written: {there} is {reason}.')
   path = workdir / 'config.json'
   if not path.exists():
     return
+  try:
+    before = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise UserError(f'{path} cannot be read: {error}. Give another --workdir.') from error
   differing = [
     f'{key}: {old!r} there, {new!r} now'
-    for key, old, new in differences(json.loads(path.read_text()), as_json(config))
+    for key, old, new in differences(before, as_json(config))
     if key.split('.')[0] not in FREE
   ]
   if differing:

@@ -59,9 +59,9 @@ def devices(topology: str) -> list:
   Raises:
     UserError: there is no such topology, or libtpu is not installed.
   """
-  kind, _, shape = topology.partition(':')
+  kind, _, _ = topology.partition(':')
   if kind == 'cpu':
-    return jax.devices('cpu')[: int(shape or 1)]
+    return jax.devices('cpu')[: cpus(topology)]
   choose(CAPACITY | dict(cpu=None), kind, 'kind of chip')
   try:
     return topologies.get_topology_desc(platform='tpu', topology_name=topology).devices
@@ -70,6 +70,20 @@ def devices(topology: str) -> list:
       f'No devices for the topology {topology!r}: {error}. Compiling for TPUs needs the plan '
       "extra, pip install 'cdd-jax[plan]'."
     ) from error
+
+
+def cpus(topology: str) -> int:
+  """'cpu:4' -> 4; 'cpu' is one device.
+
+  Raises:
+    UserError: the number is none.
+  """
+  count = topology.partition(':')[2] or '1'
+  if not (count.isdecimal() and int(count)):
+    raise UserError(
+      f'There is no topology {topology!r}; cpu:N needs a number of devices, 1 or more.'
+    )
+  return int(count)
 
 
 def prior(spec, family: Mapping | None) -> diffusers.Pretrained:
@@ -201,9 +215,8 @@ def compile_or_explain(lowered):
 
 def prepare(topology: str) -> None:
   """Sets what must be set before jax looks for devices."""
-  kind, _, count = topology.partition(':')
   jax.config.update('jax_platforms', 'cpu')
-  if kind == 'cpu':
-    jax.config.update('jax_num_cpu_devices', int(count or 1))
+  if topology.partition(':')[0] == 'cpu':
+    jax.config.update('jax_num_cpu_devices', cpus(topology))
   for name, value in LIBTPU.items():
     os.environ.setdefault(name, value)

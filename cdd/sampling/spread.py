@@ -49,7 +49,14 @@ def multiple(sides: tuple[int, ...], unit: int, what: str) -> None:
 
 
 def noise(seeds: Sequence[int], shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-  """(z [b, *shape], keys [b]): what a sampler starts from and draws from, per image."""
+  """(z [b, *shape], keys [b]): what a sampler starts from and draws from, per image.
+
+  Raises:
+    UserError: a seed does not fit 32 bits.
+  """
+  for seed in seeds:
+    if not -(2**31) <= seed < 2**31:
+      raise UserError(f'The seed {seed} is out of range; choose one of {-(2**31)}..{2**31 - 1}.')
   keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(jnp.asarray(seeds))
   return jax.vmap(lambda key: jax.random.normal(key, shape))(keys[:, 0]), keys[:, 1]
 

@@ -156,3 +156,11 @@ def test_a_mixture_takes_from_its_sources_in_turn():
   for index in range(6):
     expected = parts[index % 2][index // 2]
     assert np.array_equal(mixed[index]['image'], expected['image'])
+
+
+def test_a_caption_that_is_null_is_empty_and_text_that_is_not_utf8_is_named(tmp_path):
+  fill(tmp_path, [dict(file_name='red.png', text=None)])
+  assert seen(sources.image_folder(path=tmp_path, size=8), 3).keys() == {''}
+  (tmp_path / 'metadata.jsonl').write_bytes(b'{"file_name": "red.png", "text": "\xff"}\n')
+  with pytest.raises(UserError, match='metadata.jsonl is not UTF-8'):
+    sources.image_folder(path=tmp_path, size=8)

@@ -97,3 +97,8 @@ def test_a_folder_without_a_text_encoder_is_named(prior, tmp_path):
   (mute / 'model_index.json').write_text(json.dumps(index))
   with pytest.raises(UserError, match='no text-to-image pipeline: it has no text_encoder'):
     sampling.load(mute)
+
+
+def test_a_seed_beyond_32_bits_is_refused():
+  with pytest.raises(UserError, match='seed 99999999999 is out of range'):
+    noise([0, 99999999999], (2, 2, 4))

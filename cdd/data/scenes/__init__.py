@@ -20,7 +20,7 @@ class Scenes:
     seed: the world; another seed gives other scenes.
     start: the first scene's number; disjoint ranges of one seed are disjoint splits.
     length: how many scenes there are.
-    detail: the probability that a caption tells an attribute (shapes and numbers it always tells).
+    detail: the probability that a caption names an attribute (shapes and numbers it always names).
     edits: also give an edited twin of every scene.
 
   Each example is a dict: `image` float32 [h, w, 3] in 0..1, gamma-encoded; `depth` float32 [h, w],

@@ -16,21 +16,21 @@ def join(parts):
   return ', '.join(parts[:-1]) + ' and ' + parts[-1] if len(parts) > 1 else parts[0]
 
 
-def name(thing, told, noun=None):
-  """A thing's words; `told` names the attributes to tell."""
-  size = thing.size if 'size' in told and thing.size != 'medium' else ''
-  material = thing.material if 'material' in told else ''
-  color = thing.color if 'color' in told else ''
-  texture = thing.texture if 'texture' in told and thing.texture != 'plain' else ''
+def name(thing, mentioned, noun=None):
+  """A thing's words; `mentioned` names the attributes to mention."""
+  size = thing.size if 'size' in mentioned and thing.size != 'medium' else ''
+  material = thing.material if 'material' in mentioned else ''
+  color = thing.color if 'color' in mentioned else ''
+  texture = thing.texture if 'texture' in mentioned and thing.texture != 'plain' else ''
   words = (size, material, color, texture, noun or thing.shape)
   return ' '.join(word for word in words if word)
 
 
-def floor(item, told):
+def floor(item, mentioned):
   if item.texture == 'wooden':
-    return 'wooden floor' if 'texture' in told else 'floor'
-  texture = item.texture if 'texture' in told and item.texture != 'plain' else ''
-  color = item.colors[0] if 'color' in told else ''
+    return 'wooden floor' if 'texture' in mentioned else 'floor'
+  texture = item.texture if 'texture' in mentioned and item.texture != 'plain' else ''
+  color = item.colors[0] if 'color' in mentioned else ''
   if color and texture:
     color = ' and '.join(item.colors)
   elif item.texture != 'plain':
@@ -38,14 +38,14 @@ def floor(item, told):
   return ' '.join(word for word in (color, texture, 'floor') if word)
 
 
-def backdrop(item, told):
+def backdrop(item, mentioned):
   if item.kind == 'wall':
-    return 'in front of ' + article(f'{item.color} wall' if 'color' in told else 'wall')
-  return 'under ' + article(item.kind if 'color' in told else 'sky')
+    return 'in front of ' + article(f'{item.color} wall' if 'color' in mentioned else 'wall')
+  return 'under ' + article(item.kind if 'color' in mentioned else 'sky')
 
 
 def caption(scene, rng, detail):
-  """Words for a scene; `detail` is the probability that an attribute is told. Shapes always are."""
+  """Words for a scene; every attribute but the shape is mentioned with probability `detail`."""
 
   def keep(*names):
     return {word for word in names if rng.random() < detail}
@@ -60,11 +60,11 @@ def caption(scene, rng, detail):
     count = names.count(one)
     words.append(article(one) if count == 1 else f'{NUMBERS[count]} {one}s')
   text = OPENINGS[rng.integers(len(OPENINGS))] + join(words)
-  told = keep('floor', 'backdrop', 'texture', 'color', 'sky')
-  if 'floor' in told:
-    text += ' on ' + article(floor(scene.floor, told))
-  if 'backdrop' in told:
-    text += ' ' + backdrop(scene.backdrop, {'color'} if 'sky' in told else set())
+  mentioned = keep('floor', 'backdrop', 'texture', 'color', 'sky')
+  if 'floor' in mentioned:
+    text += ' on ' + article(floor(scene.floor, mentioned))
+  if 'backdrop' in mentioned:
+    text += ' ' + backdrop(scene.backdrop, {'color'} if 'sky' in mentioned else set())
   return text
 
 

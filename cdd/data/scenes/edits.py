@@ -24,9 +24,9 @@ def choose(scene, rng):
   at = int(rng.integers(len(scene.things)))
   thing = scene.things[at]
   alone = sum(other.shape == thing.shape for other in scene.things) == 1
-  told = () if alone and rng.random() < 0.4 else ('color',)
+  mentioned = () if alone and rng.random() < 0.4 else ('color',)
   noun = world.pick(rng, caption.NOUNS[thing.shape])
-  return at, thing, 'the ' + caption.name(thing, told, noun)
+  return at, thing, 'the ' + caption.name(thing, mentioned, noun)
 
 
 def swap(scene, at, thing):

@@ -206,7 +206,7 @@ def place(rng, camera, floor, backdrop, things):
 
 
 def free_colors(shape, floor, backdrop, things):
-  """The colours in which one more thing of that shape is told from all else."""
+  """The colours in which one more thing of that shape differs from all else."""
   taken = {thing.color for thing in things if thing.shape == shape}.union(floor.colors)
   if backdrop.kind == 'wall':
     taken.add(backdrop.color)

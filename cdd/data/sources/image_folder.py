@@ -57,12 +57,12 @@ def _listing(folder: Path, split: str | None) -> list[tuple[str, str]]:
   metadata = folder / 'metadata.jsonl'
   if metadata.exists():
     rows = []
-    for number, line in enumerate(metadata.read_text().splitlines(), 1):
+    for number, line in enumerate(_text(metadata).splitlines(), 1):
       try:
         row = json.loads(line)
         if split is None or row.get('split') == split:
-          rows.append((row['file_name'], row.get('text', '')))
-      except (json.JSONDecodeError, KeyError, TypeError) as error:
+          rows.append((row['file_name'], row.get('text') or ''))
+      except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{metadata}, line {number}: {error!r} in {line[:80]!r}.') from error
     return rows
   if split is not None:
@@ -70,6 +70,14 @@ def _listing(folder: Path, split: str | None) -> list[tuple[str, str]]:
   names = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
 
   def beside(p):
-    return p.with_suffix('.txt').read_text().strip() if p.with_suffix('.txt').exists() else ''
+    return _text(p.with_suffix('.txt')).strip() if p.with_suffix('.txt').exists() else ''
 
   return [(p.name, beside(p)) for p in names]
+
+
+def _text(path: Path) -> str:
+  """The text of a file; a UserError names it if it is not UTF-8."""
+  try:
+    return path.read_text('utf-8')
+  except UnicodeDecodeError as error:
+    raise UserError(f'{path} is not UTF-8: {error}.') from error
