@@ -236,21 +236,21 @@ def shape(
   return config
 
 
-# The shape of `long`: the choice and its reasons are in docs/prior.md.
-CHOSEN = 'large'
 LONG = tuple(f'long_{part}' for part in range(1, 13))
 # What `make photos` fetched; the Makefile says where.
 PHOTOS = os.environ.get('CDD_PHOTOS', os.path.expanduser('~/.cache/cdd/photos'))
 
 
 def long(part: int) -> ConfigDict:
-  """A twelfth of three million examples of the chosen shape, in the background (`make prior`).
+  """A twelfth of three million examples on top of the packaged prior, in the background.
 
   Each part has examples of its own, encoded before it begins (minutes, all that a stop can cost),
   and goes on from the one before (benchmarks/long_prior.py); the last brings the learning rate to
-  0. Of 12 examples 8 are scenes, 2 photographs, one a texture and one a nebula.
+  0. Of 12 examples 8 are scenes, 2 photographs, one a texture and one a nebula. As in
+  `prior_longest`, text encoder and autoencoder are frozen.
   """
-  config = shape(CHOSEN, **SHAPES[CHOSEN])
+  config = prior_longest()
+  config.prior = dict(path='packaged')
   size = config.data.held_out.sources[0]['size']
   config.name = f'pretrain_long_{part}'
   config.steps = 8000
@@ -262,11 +262,60 @@ def long(part: int) -> ConfigDict:
   ]
   mixed = [one for turn in range(4) for one in (*scenes[2 * turn : 2 * turn + 2], photos[turn])]
   config.data.source = dict(name='mixture', sources=tuple(mixed))
-  config.data.cache = 12_000
+  config.data.cache = 48_000
+  config.method.sample_t = dict(name='per_example')
   config.target.decay = 0.9995
   last = part == len(LONG)
   config.optimizer.update(dict(warmup=200, decay='linear' if last else 'constant', hold=0.1))
   config.log.update(dict(every=50, samples_every=4000, checkpoint_every=250))
+  return config
+
+
+# The prior that one GPU trains in minutes (benchmarks/gpu_prior.py): 128 px by an 8x autoencoder.
+GPU_VAE = dict(VAE, latent_channels=8, block_out_channels=(32, 64, 96, 128))
+GPU_UNET = dict(
+  UNET,
+  in_channels=8,
+  out_channels=8,
+  block_out_channels=(64, 128, 128),
+  down_block_types=('CrossAttnDownBlock2D',) * 3,
+  up_block_types=('CrossAttnUpBlock2D',) * 3,
+)
+GPU_TEXT = dict(TEXT, num_hidden_layers=4)
+GPU_SCHEDULER = dict(SCHEDULER, beta_end=0.018)
+
+
+def of_gpu(config: ConfigDict, batch_size: int) -> ConfigDict:
+  """Pictures of 128 px, of 12 examples 8 scenes; bfloat16, and times by the budget in minutes."""
+  size = 128
+  scenes = [dict(name='scenes', size=size, start=start) for start in range(10**7, 9 * 10**7, 10**7)]
+  photos = [
+    dict(name='image_folder', path=f'{PHOTOS}/{kind}', split='train', size=size, seed=seed)
+    for seed, kind in enumerate(('natural', 'natural', 'textures', 'nebulae'))
+  ]
+  mixed = [one for turn in range(4) for one in (*scenes[2 * turn : 2 * turn + 2], photos[turn])]
+  config.data.source = dict(name='mixture', sources=tuple(mixed))
+  config.data.held_out = mixture(size, start=0, split='test')
+  config.data.batch_size = batch_size
+  config.model.dtype = 'bfloat16'
+  config.optimizer.update(dict(name='adamw', learning_rate=1e-3, warmup=200, decay='constant'))
+  return config
+
+
+def gpu_autoencoder() -> ConfigDict:
+  config = of_gpu(autoencoder(), 64)
+  config.name = 'pretrain_gpu_autoencoder'
+  config.prior = dict(path=None, new=dict(vae=GPU_VAE))
+  config.method.kl_weight = 1e-4
+  return config
+
+
+def gpu_prior() -> ConfigDict:
+  """Reads the export of `gpu_autoencoder`; the tokenizer is the packaged one."""
+  config = of_gpu(prior(), 256)
+  config.name = 'pretrain_gpu_prior'
+  new = dict(unet=GPU_UNET, text_encoder=GPU_TEXT, vae=GPU_VAE, scheduler=GPU_SCHEDULER)
+  config.prior = dict(path='packaged', new=new)
   return config
 
 
@@ -276,6 +325,8 @@ STAGES = dict(
   prior=prior,
   prior_longer=prior_longer,
   prior_longest=prior_longest,
+  gpu_autoencoder=gpu_autoencoder,
+  gpu_prior=gpu_prior,
   **{f'long_{part}': partial(long, part) for part in range(1, len(LONG) + 1)},
   **{f'shape_{name}': partial(shape, name, **settings) for name, settings in SHAPES.items()},
 )

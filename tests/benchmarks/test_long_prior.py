@@ -51,7 +51,7 @@ def test_a_stage_stopped_by_a_signal_ends_as_an_unbroken_one(config, tmp_path, c
 
 def test_a_stage_starts_from_what_the_one_before_it_exported(tmp_path):
   (first, _), (second, folder) = list(long_prior.stages(pretrain.LONG, tmp_path))[:2]
-  assert first.prior.path == 'packaged' and 'unet' in first.prior.new
+  assert first.prior.to_dict() == dict(path='packaged')
   assert second.prior.to_dict() == dict(path=str(tmp_path / pretrain.LONG[0] / 'export'))
   assert folder == tmp_path / pretrain.LONG[1]
   numbers = lambda c: {s['start'] for s in c.data.source.sources if s['name'] == 'scenes'}
