@@ -138,6 +138,7 @@ def save(
   pretrained: Pretrained, folder: Path, *, dtype=np.float16, max_shard_size: int = weights.SHARD
 ) -> None:
   """Writes a folder that diffusers' `from_pretrained` reads; complete, or not at all."""
+  pretrained = unshifted(pretrained)
   with files.atomic(folder) as new:
     new.mkdir()
     for component, config in pretrained.configs.items():
@@ -157,6 +158,28 @@ def save(
     for name, source in pretrained.tokenizers.items():
       shutil.copytree(source, new / name)
     files.write_json(new / 'model_index.json', new_index(pretrained))
+
+
+def unshifted(pretrained: Pretrained) -> Pretrained:
+  """The same with the autoencoder's `shift_factor` in the biases of its two quant convolutions.
+
+  PyTorch's Stable Diffusion pipelines do not read the field. The encoder's mean becomes
+  mean - shift; the decoder's W z + b becomes W (z - shift) + b + W shift.
+  """
+  shift = getattr(pretrained.configs.get('vae'), 'shift_factor', None)
+  if not shift:
+    return pretrained
+  configs, params = dict(pretrained.configs), dict(pretrained.params)
+  channels = configs['vae'].latent_channels
+  weight = np.asarray(params['vae.post_quant_conv.kernel'], np.float32)
+  moved = {
+    'vae.quant_conv.bias': np.float32([-shift] * channels + [0] * channels),
+    'vae.post_quant_conv.bias': shift * weight.sum((0, 1, 2)),
+  }
+  for path, change in moved.items():
+    params[path] = (params[path] + change).astype(params[path].dtype)
+  configs['vae'] = configs['vae']._replace(shift_factor=None)
+  return pretrained._replace(configs=configs, params=params)
 
 
 def new_index(pretrained: Pretrained) -> dict[str, Any]:
