@@ -25,7 +25,7 @@ from absl import flags
 
 from cdd.core import cli, files
 from cdd.core.registry import bind
-from cdd.data import SOURCES, tokens
+from cdd.data import SOURCES
 from cdd.pretrained import diffusers, priors
 from cdd.runs.objective import objective
 from cdd.runs.program import divide
@@ -240,7 +240,7 @@ def train_all(home: Path) -> None:
   updates = Updates(config, networks, as_pictures, params, ROOM.value, like)
   later = pretrain.gpu_prior()
   later, prior, denoiser, later_params = opened(later, home)
-  read = tokens.reader(prior.tokenizers)
+  read = priors.reader(prior)
   empty, side = read('')['tokens'], size // denoiser.factor
   latents = jax.ShapeDtypeStruct((CHUNK, side, side, denoiser.channels), jnp.bfloat16)
   words = jax.ShapeDtypeStruct((CHUNK, len(empty)), jnp.int16)

@@ -26,7 +26,7 @@ def write(folder: Path, source, task: Callable, encoders: Mapping[str, Callable]
     settings: the count, and what `encode` takes besides.
 
   Raises:
-    UserError: the source is shorter than the count.
+    UserError: the source is shorter than the count, or latents are not finite.
   """
   folder.parent.mkdir(parents=True, exist_ok=True)
   with filelock.FileLock(folder.with_suffix('.lock')):
@@ -70,6 +70,7 @@ def encode(
       filled = np.concatenate([batch[name], np.repeat(batch[name][-1:], batch_size - here, axis=0)])
       array = np.asarray(encoder(filled))[:here]
       kind = array.dtype if np.issubdtype(array.dtype, np.integer) else np.float16
+      array = finite(array.astype(kind), name, start)
       if name not in arrays:
         path = str(folder / f'{name}.npy')
         arrays[name] = np.lib.format.open_memmap(path, 'w+', kind, (count, *array.shape[1:]))
@@ -78,6 +79,21 @@ def encode(
   for array in arrays.values():
     array.flush()
   (folder / 'captions.json').write_text(json.dumps(captions))
+
+
+def finite(array: np.ndarray, name: str, start: int) -> np.ndarray:
+  """The same array, of examples from number `start` on.
+
+  Raises:
+    UserError: names an example that holds what is not finite.
+  """
+  bad = np.flatnonzero(~np.isfinite(array).all(tuple(range(1, array.ndim))))
+  if bad.size:
+    raise UserError(
+      f'The latents of {name} are not finite in example {start + bad[0]}: the autoencoder '
+      'overflows or has damaged weights. With model.dtype float16, choose float32 or bfloat16.'
+    )
+  return array
 
 
 class Latents:

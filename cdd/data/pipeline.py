@@ -85,9 +85,13 @@ def prefetched(dataset: grain.MapDataset, *, threads: int, workers: int):
 
 
 def as_arrays(example: dict, tokenize: Callable, *, dropped: bool = False) -> dict[str, np.ndarray]:
-  """The arrays of an example, and its caption as tokens; a dropped caption is the empty one."""
+  """The arrays of an example, its caption as tokens, and whether it is `present`, 0 or 1.
+
+  A dropped caption is the empty one, and not present.
+  """
   arrays = {name: value for name, value in example.items() if name != 'caption'}
-  return arrays | tokenize('' if dropped else example['caption'])
+  words = tokenize('' if dropped else example['caption'])
+  return arrays | words | dict(present=np.float32(not dropped))
 
 
 def held_out(source, task: Callable, tokenize: Callable, *, batch_size: int, seed: int, count: int):

@@ -1,7 +1,7 @@
 """Owns tokens: CLIP's byte-pair encoding in the layouts of a diffusers folder's `tokenizer/`."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +32,11 @@ def _bare(model) -> tokenizers.Tokenizer:
 class Tokenizer:
   """Text -> int32 [n]: start, the text cut to fit, end, padding; transformers' CLIPTokenizer."""
 
-  def __init__(self, folder: Path):
+  def __init__(self, folder: Path, positions: int | None = None):
     """`folder` holds tokenizer_config.json, and tokenizer.json or vocab.json and merges.txt.
+
+    Args:
+      positions: those of the text encoder, which n does not exceed.
 
     Raises:
       UserError: one of them is missing or broken.
@@ -49,7 +52,7 @@ class Tokenizer:
       raise UserError(f'The tokenizer folder {folder} cannot be read: {error}') from error
     self._tokenizer.add_tokens(tokens)
     self.size = self._tokenizer.get_vocab_size()
-    self.length = int(settings['model_max_length'])
+    self.length = _length(folder, settings, positions)
     named = (names[name] for name in ('bos_token', 'eos_token', 'pad_token'))
     self._start, self._end, self._pad = map(self._tokenizer.token_to_id, named)
 
@@ -58,14 +61,46 @@ class Tokenizer:
     ids = [self._start, *ids, self._end]
     return np.array(ids + [self._pad] * (self.length - len(ids)), np.int32)
 
+  def cut(self, text: str) -> str:
+    """The end of a text that does not fit; '' if all of it does."""
+    offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets[self.length - 2 :]
+    return text[offsets[0][0] :] if offsets else ''
 
-def reader(folders: Mapping[str, Path]) -> Callable[[str], dict[str, np.ndarray]]:
+
+class Reader:
   """text -> dict(tokens=..., tokens_2=...) of the folders 'tokenizer', 'tokenizer_2'.
 
   Without a folder, for runs without a text encoder, the dict is empty.
   """
-  tokenizers_ = {name.replace('tokenizer', 'tokens'): Tokenizer(folders[name]) for name in folders}
-  return lambda text: {name: tokenize(text) for name, tokenize in tokenizers_.items()}
+
+  def __init__(self, folders: Mapping[str, Path], positions: Mapping[str, int | None]):
+    """`positions`: 'tokenizer' -> those of its text encoder."""
+    self._tokenizers = {
+      name.replace('tokenizer', 'tokens'): Tokenizer(folder, positions.get(name))
+      for name, folder in folders.items()
+    }
+
+  def __call__(self, text: str) -> dict[str, np.ndarray]:
+    return {name: tokenize(text) for name, tokenize in self._tokenizers.items()}
+
+  def cut(self, text: str) -> str:
+    """The end of a text that some tokenizer cuts off; '' if none does."""
+    return max((tokenize.cut(text) for tokenize in self._tokenizers.values()), key=len, default='')
+
+
+def _length(folder: Path, settings: Mapping, positions: int | None) -> int:
+  """`model_max_length`, at most the text encoder's positions.
+
+  Where a file has none, transformers writes null or 1e30.
+  """
+  length = settings.get('model_max_length')
+  known = isinstance(length, int | float) and length >= 2
+  if length is not None and not known:
+    path = folder / 'tokenizer_config.json'
+    raise UserError(f'{path}: model_max_length is {length!r}; it should be a number, 2 or more.')
+  if not known and positions is None:
+    raise UserError(f'{folder / "tokenizer_config.json"} has no model_max_length.')
+  return int(min(length if known else positions, positions or length))
 
 
 def _json(path: Path) -> dict:

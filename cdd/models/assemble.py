@@ -56,10 +56,13 @@ def assemble(
     module = nnx.eval_shape(lambda: rematerialized(make()) if remat else make())
     apply['unet'], reads = functional.bind(module)[0], module.adapter.reads
     added |= added_step
-  for component in configs.keys() - apply.keys():
-    make = partial(components.make, component, configs[component], dtype=dtype)
-    apply[component] = functional.abstract(make)[0]
   vae = configs['vae']
+  upcast = vae.force_upcast and jnp.dtype(dtype) == jnp.float16
+  dtypes = dict(vae=jnp.float32) if upcast else {}
+  for component in configs.keys() - apply.keys():
+    of_component = dict(dtype=dtypes.get(component, dtype))
+    make = partial(components.make, component, configs[component], **of_component)
+    apply[component] = functional.abstract(make)[0]
   networks = Networks(
     adapted=apply.get('unet'),
     vae=apply['vae'],

@@ -29,6 +29,7 @@ class Networks(NamedTuple):
     reads: what the adapter reads of an example: its name -> its space, an entry of SPACES.
     counts: the numbers of steps that a U-Net which is given its step was trained for; () if it is
       not given one.
+    zero_empty: whether no prompt is states of zeros (SDXL), not those of the empty text.
   """
 
   adapted: Callable | None
@@ -43,6 +44,7 @@ class Networks(NamedTuple):
   channels: int
   reads: Mapping[str, str]
   counts: tuple[int, ...] = ()
+  zero_empty: bool = False
 
   def latent_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the latents of images [b, H, W, 3]."""
@@ -99,7 +101,7 @@ class Networks(NamedTuple):
     """What the text encoders make of tokens [b, n], as diffusers' pipelines feed it to the U-Net.
 
     One encoder (SD 1.x, 2.x): its last states. Two (SDXL): the last but one of both, the projected
-    state of the second, and the sizes.
+    state of the second, and the sizes. Where 'present' [b] is 0 there is no prompt (`zero_empty`).
     """
 
     def read(name, tokens):
@@ -107,10 +109,12 @@ class Networks(NamedTuple):
 
     first = read('text_encoder', raw['tokens'])
     if self.text_encoder_2 is None:
-      return Text(first.last)
-    second = read('text_encoder_2', raw['tokens_2'])
-    states = jnp.concatenate([first.penultimate, second.penultimate], axis=-1)
-    return Text(states, second.pooled, self.sizes(raw))
+      text = Text(first.last)
+    else:
+      second = read('text_encoder_2', raw['tokens_2'])
+      states = jnp.concatenate([first.penultimate, second.penultimate], axis=-1)
+      text = Text(states, second.pooled, self.sizes(raw))
+    return _masked(text, raw['present']) if self.zero_empty and 'present' in raw else text
 
   def sizes(self, raw: dict[str, Array]) -> Array:
     """'sizes' [b, 6] of a batch, or those of whole, uncropped images."""
@@ -185,6 +189,12 @@ class Denoiser(NamedTuple):
     """The same for some of the examples; without guidance."""
     condition, hints = jax.tree.map(lambda leaf: leaf[rows], (self.condition, self.hints))
     return self._replace(condition=condition, hints=hints)
+
+
+def _masked(text: Text, present: Array) -> Text:
+  """Zeros where `present` [b] is 0."""
+  pooled = None if text.pooled is None else text.pooled * present[:, None]
+  return text._replace(states=text.states * present[:, None, None], pooled=pooled)
 
 
 def _latent(networks: Networks, params: Params, raw, name: str, tile: int | None) -> Array:

@@ -15,6 +15,8 @@ class VAEConfig(NamedTuple):
   """The fields of diffusers' config.json that the autoencoder uses.
 
   Attributes:
+    force_upcast: whether it computes in float32 where the other networks compute in float16, which
+      it may overflow.
     patch: ours alone: the side of the patches of latents that are stacked into channels, so that a
       4x autoencoder with patches of 2 gives a quarter of the positions, with 4 times the channels.
   """
@@ -28,6 +30,7 @@ class VAEConfig(NamedTuple):
   scaling_factor: float = 0.18215
   shift_factor: float | None = None
   sample_size: int = 512
+  force_upcast: bool = True
   patch: int = 1
 
   @property

@@ -72,6 +72,17 @@ def folder_of(path: str, variant: str | None = None) -> Path:
     raise UserError(f'{error} It is config.prior.path.') from error
 
 
+def reader(prior: diffusers.Pretrained) -> tokens.Reader:
+  """What reads texts for the text encoders of a prior."""
+  encoders = {name: name.replace('tokenizer', 'text_encoder') for name in prior.tokenizers}
+  positions = {
+    name: prior.configs[encoder].max_position_embeddings
+    for name, encoder in encoders.items()
+    if encoder in prior.configs
+  }
+  return tokens.Reader(prior.tokenizers, positions)
+
+
 def networks(
   spec, prior: diffusers.Pretrained, *, counts: Sequence[int] = ()
 ) -> tuple[Networks, Params]:
@@ -87,7 +98,8 @@ def networks(
   settings = dict(dtype=jnp.dtype(spec.dtype), remat=spec.get('remat', False))
   settings |= dict(step_channels=spec.get('step_channels'))
   made, added = assemble(prior.configs, prior.params, prior.scheduler, adapter, loaded, **settings)
-  return made._replace(counts=tuple(counts)), added
+  zero = made.text_encoder_2 is not None and prior.index.get('force_zeros_for_empty_prompt', True)
+  return made._replace(counts=tuple(counts), zero_empty=zero), added
 
 
 def _with(prior: diffusers.Pretrained, component: str, config) -> diffusers.Pretrained:

@@ -48,6 +48,11 @@ def check(fields: Mapping[str, Any]) -> None:
     raise UserError(
       f'Unknown prediction_type {kind!r}; choose one of {sorted(parametrizations.KINDS)}.'
     )
+  if kind == 'epsilon' and fields.get('rescale_betas_zero_snr'):
+    raise UserError(
+      'prediction_type is epsilon and rescale_betas_zero_snr is true: noise that hides all of an '
+      'image says nothing about it. Choose v_prediction, or false.'
+    )
   if 'timestep_spacing' in fields:
     choose(times.SPACINGS, fields['timestep_spacing'], 'timestep_spacing')
   schedules.from_diffusers(fields)

@@ -13,7 +13,6 @@ import numpy as np
 from cdd.core import trees
 from cdd.core.registry import choose
 from cdd.core.types import Params
-from cdd.data import tokens
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.models.networks import Networks
@@ -66,7 +65,7 @@ def experiment(config, workdir: Path) -> Experiment:
     train = trained.load(config.initial, train)
   step = program(config, networks, train, mesh)
   frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh, config.sharding))
-  tokenize = tokens.reader(prior.tokenizers)
+  tokenize = priors.reader(prior)
   if config.data.get('cache', 0):
     stream = streams.encoded(config.data, stream, networks, prior, workdir.parent / 'latents')
   rng = jax.random.key(config.seed)

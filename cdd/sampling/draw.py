@@ -30,6 +30,8 @@ def draw(
 ) -> Array:
   """Images [b, H, W, 3] in [0, 1] of noise z [b, h, w, c]; to be compiled.
 
+  What is not finite becomes NaN, not black or white.
+
   Args:
     raw: tokens and what the adapter reads, a batch of each.
     rng: a key, or one per image.
@@ -45,7 +47,8 @@ def draw(
   denoise = networks.denoiser(params, c, guide=guide, tiling=tiling)
   schedule = networks.schedule
   x = loop.run(sampler, denoise, z, rng, schedule=schedule, times=times, clip=clip)
-  return jnp.clip(networks.decode(params, x, tile=tile), 0, 1)
+  images = networks.decode(params, x, tile=tile)
+  return jnp.where(jnp.isfinite(images), jnp.clip(images, 0, 1), jnp.nan)
 
 
 def check_steps(networks: Networks, sampler: Sampler, times: Sequence[int]) -> None:

@@ -1,5 +1,6 @@
 """Owns what turns a model into images: a run, a diffusers folder, or what ships, as a function."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -63,26 +64,24 @@ class Pipeline(NamedTuple):
 
   Attributes:
     networks, params: the networks and all their parameters.
-    tokenize: text -> dict of int32 arrays.
+    tokenize: text -> dict of int32 arrays, and what it cuts off.
     size: (height, width) in pixels that the U-Net was trained at.
     multiple: what divides the sides of what the U-Net sees, in pixels.
     sampler: the name of the sampler that suits the model.
     timesteps: which times it is sampled at; for a diffusers folder as its scheduler_config.json
       says.
     task: how a user's picture becomes a condition.
-    zero_empty: whether no negative prompt means zeros (SDXL), not the empty text.
     draw: the compiled function.
   """
 
   networks: Networks
   params: Params
-  tokenize: Callable
+  tokenize: tokens.Reader
   size: tuple[int, int]
   multiple: int
   sampler: str
   timesteps: times.Timesteps
   task: Task
-  zero_empty: bool
   draw: Callable
 
   def __call__(
@@ -118,8 +117,7 @@ class Pipeline(NamedTuple):
     if condition is not None:
       raw['condition'] = np.stack(given['condition']).astype(np.float32)
     if settings.guides:
-      present = np.float32([not self.zero_empty or text is not None for text in given['negative']])
-      guide = dict(self.words(given['negative'], size), present=present, **settings.scales())
+      guide = dict(self.words(given['negative'], size), **settings.scales())
     z, keys = noise(given['seeds'], self.networks.latent_shape((1, *size, 3))[1:])
     z = z if latents is None else fitting(given['latents'], z)
     timesteps = self.timesteps_of(settings)
@@ -129,7 +127,26 @@ class Pipeline(NamedTuple):
       clip=timesteps.clip,
       tile=settings.tile and settings.tile // self.networks.factor,
     )
-    return np.asarray(self.draw(self.params, raw, guide, z, keys, **static))
+    images = np.asarray(self.draw(self.params, raw, guide, z, keys, **static))
+    self.check_finite(images, raw, guide)
+    return images
+
+  def check_finite(self, images: np.ndarray, *words: dict | None) -> None:
+    """Refuses images that hold NaN; the words are what each text was read from.
+
+    Raises:
+      UserError: names the images, and the first network whose numbers are not finite.
+    """
+    bad = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
+    if bad.size:
+      texts = [self.networks.text(self.params, raw) for raw in words if raw]
+      fine = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(texts))
+      cause = 'the U-Net, the adapter or the autoencoder' if fine else 'the text encoder'
+      raise UserError(
+        f'{len(bad)} of {len(images)} images (the first is number {bad[0]}) are not finite: '
+        f'{cause} overflowed or has damaged weights. float16 overflows first; choose the dtype '
+        'float32 or bfloat16.'
+      )
 
   def resolved(self, settings: Settings) -> Settings:
     """The same with the model's sampler, and its steps and spacing, where none is given."""
@@ -145,10 +162,14 @@ class Pipeline(NamedTuple):
     return timesteps._replace(spacing=settings.spacing or timesteps.spacing)
 
   def words(self, texts: Sequence[str | None], size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The tokens of texts, None being the empty one, and the sizes that SDXL reads."""
+    """The tokens of texts, None being no prompt, and the sizes that SDXL reads."""
+    for text in dict.fromkeys(texts):
+      if cut := self.tokenize.cut(text or ''):
+        logging.warning('The prompt %r is too long; its end is left out: %r.', text, cut)
     read = [self.tokenize(text or '') for text in texts]
     words = {name: np.stack([each[name] for each in read]) for name in read[0]}
-    return dict(words, sizes=np.float32([[*size, 0, 0, *size]] * len(texts)))
+    present = np.float32([text is not None for text in texts])
+    return dict(words, present=present, sizes=np.float32([[*size, 0, 0, *size]] * len(texts)))
 
   def checked(self, condition: Sequence, size, settings: Settings) -> tuple[int, int]:
     """The size of the images; a UserError if a condition, a size or a tile does not fit."""
@@ -186,10 +207,8 @@ def compiled(networks: Networks) -> Callable:
 
 
 def guide_of(networks: Networks, params: Params, negative: dict) -> Guide:
-  """Guidance away from texts; where `present` is 0 the text is zeros."""
-  text, present = networks.text(params, negative), negative['present']
-  pooled = None if text.pooled is None else text.pooled * present[:, None]
-  text = text._replace(states=text.states * present[:, None, None], pooled=pooled)
+  """Guidance away from texts."""
+  text = networks.text(params, negative)
   return Guide(text, negative['scale'], negative['image_scale'], negative['rescale'])
 
 
@@ -251,11 +270,9 @@ def of_parts(prior, networks: Networks, params: Params, **fields) -> Pipeline:
   return Pipeline(
     networks=networks,
     params=jax.device_put(params),
-    tokenize=tokens.reader(prior.tokenizers),
+    tokenize=priors.reader(prior),
     size=(side, side),
     multiple=networks.factor * 2 ** (len(unet.block_out_channels) - 1),
-    zero_empty=networks.text_encoder_2 is not None
-    and prior.index.get('force_zeros_for_empty_prompt', True),
     draw=compiled(networks),
     **fields,
   )

@@ -41,6 +41,16 @@ def test_latents_encoded_ahead_are_those_encoded_online_within_float16(config, t
   assert [kept[i]['caption'] for i in range(6)] == [e['caption'] for e in examples]
 
 
+def test_latents_that_are_not_finite_are_refused_and_nothing_is_kept(tmp_path):
+  source = [dict(image=np.full((2, 2, 3), i, np.float32), caption='') for i in range(5)]
+  encode = lambda images: np.where(images[:, :1, :1] == 3, 1e5, images[:, :1, :1])  # Of float16.
+  draw = lambda example, rng: example
+  settings = dict(count=5, batch_size=2, threads=1)
+  with pytest.raises(UserError, match='latents of image are not finite in example 3: the auto'):
+    cache.write(tmp_path / 'latents' / 'a', source, draw, dict(image=encode), **settings)
+  assert [path.suffix for path in (tmp_path / 'latents').iterdir()] == ['.lock']
+
+
 def test_a_run_with_a_cache_trains_and_a_second_run_reads_the_same_latents(config, tmp_path):
   config.steps = 1
   loop.run(config, tmp_path / 'one')

@@ -86,6 +86,12 @@ def test_captions_are_dropped_as_often_as_asked():
   assert abs(empty(0.3) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 400)
 
 
+def test_a_caption_that_is_dropped_is_not_present():
+  batch = take(batches(caption_dropout=0.5), 30)
+  np.testing.assert_array_equal(batch['present'] == 0, batch['tokens'][..., 0] == 0)
+  assert 0 < batch['present'].mean() < 1
+
+
 def test_a_batch_that_the_processes_do_not_divide_is_refused():
   with pytest.raises(UserError, match='3 processes do not divide a batch of 4'):
     batches(process_count=3)

@@ -103,14 +103,51 @@ def test_a_reader_names_the_tokens_of_each_folder(tmp_path):
     tokenizer=write(tmp_path / 'a', tokens.END, layout='bare'),
     tokenizer_2=write(tmp_path / 'b', '!', layout='bare'),
   )
-  read = tokens.reader(folders)('hello')
+  reader = tokens.Reader(folders, {})
+  read = reader('hello')
   assert sorted(read) == ['tokens', 'tokens_2']
   for name, folder in folders.items():
     array = read[name.replace('tokenizer', 'tokens')]
     assert array.dtype == np.int32
     np.testing.assert_array_equal(array, tokens.Tokenizer(folder)('hello'))
   assert (read['tokens'] != read['tokens_2']).sum() == 74
-  assert tokens.reader({})('hello') == {}
+  assert tokens.Reader({}, {})('hello') == {}
+  assert reader.cut('hello') == tokens.Reader({}, {}).cut('hello') == ''
+
+
+def test_the_end_of_a_long_text_is_what_the_tokens_lack(tmp_path):
+  reader = tokens.Reader(
+    dict(tokenizer=write(tmp_path / 'a', '!', layout='bare')), dict(tokenizer=12)
+  )
+  text = 'A red  ball on A TABLE, with a blue box beside it and more'
+  cut = reader.cut(text)
+  assert cut and text.endswith(cut)
+  theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path / 'a')
+  starts = theirs(text, return_offsets_mapping=True).offset_mapping
+  assert len(text) - len(cut) == starts[11][0]  # After the start and ten tokens.
+
+
+@pytest.mark.parametrize('given', [20, 1e30, None, 'missing'])
+def test_a_tokenizer_is_no_longer_than_the_text_encoder(given, tmp_path):
+  folder = write(tmp_path / 'a', '!', layout='bare')
+  path = folder / 'tokenizer_config.json'
+  settings = json.loads(path.read_text()) | dict(model_max_length=given)
+  if given == 'missing':
+    del settings['model_max_length']
+  path.write_text(json.dumps(settings))
+  assert tokens.Tokenizer(folder, 12)('hello').shape == (12,)
+  if given in (None, 'missing'):
+    with pytest.raises(UserError, match='tokenizer_config.json has no model_max_length'):
+      tokens.Tokenizer(folder)
+
+
+@pytest.mark.parametrize('given', ['77', 1, -3, True, [77]])
+def test_a_length_that_is_none_is_named(given, tmp_path):
+  folder = write(tmp_path / 'a', '!', layout='bare')
+  path = folder / 'tokenizer_config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | dict(model_max_length=given)))
+  with pytest.raises(UserError, match='model_max_length is .*; it should be a number, 2 or more'):
+    tokens.Tokenizer(folder, 12)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,12 @@ from cdd.pretrained import scheduler
     dict(trained_betas=np.linspace(0.001, 0.03, 20).tolist()),
     dict(beta_schedule='scaled_linear', beta_start=0.00085, beta_end=0.012),
     dict(beta_schedule='squaredcos_cap_v2', num_train_timesteps=100),
-    dict(beta_schedule='linear', rescale_betas_zero_snr=True),
-    dict(trained_betas=np.linspace(0.001, 0.03, 20).tolist(), rescale_betas_zero_snr=True),
+    dict(beta_schedule='linear', rescale_betas_zero_snr=True, prediction_type='v_prediction'),
+    dict(
+      trained_betas=np.linspace(0.001, 0.03, 20).tolist(),
+      rescale_betas_zero_snr=True,
+      prediction_type='v_prediction',
+    ),
   ],
 )
 def test_the_noise_is_that_of_the_folder(fields, tmp_path):
@@ -35,6 +39,7 @@ def test_the_noise_is_that_of_the_folder(fields, tmp_path):
     (dict(prediction_type='flow'), "'flow'.*v_prediction"),
     (dict(beta_schedule='sigmoid'), "'sigmoid'.*scaled_linear"),
     (dict(thresholding=True), 'thresholding'),
+    (dict(rescale_betas_zero_snr=True), 'is epsilon and rescale_betas_zero_snr is true'),
     (dict(timestep_spacing='even'), "'even'.*trailing"),
     (dict(variance_type='learned_range'), 'learned_range'),
     (dict(_class_name='EDMEulerScheduler'), 'EDMEulerScheduler'),

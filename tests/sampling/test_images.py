@@ -102,3 +102,41 @@ def test_a_folder_without_a_text_encoder_is_named(prior, tmp_path):
 def test_a_seed_beyond_32_bits_is_refused():
   with pytest.raises(UserError, match='seed 99999999999 is out of range'):
     noise([0, 99999999999], (2, 2, 4))
+
+
+def overflowing(plain, **changed):
+  """The parameters with an autoencoder whose float16 overflows, or a text encoder of NaN."""
+  factors = {'vae.decoder.conv_in.kernel': 1e7} | changed
+  return {path: leaf * factors.get(path, 1) for path, leaf in plain.params.items()}
+
+
+@pytest.mark.parametrize('upcast', [True, False])
+def test_an_autoencoder_that_overflows_in_float16_is_computed_in_float32_or_named(
+  upcast, prior, tmp_path
+):
+  folder = shutil.copytree(prior, tmp_path / 'prior')
+  path = folder / 'vae/config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | dict(force_upcast=upcast)))
+  model = sampling.load(folder, dtype='float16')
+  model = model._replace(params=overflowing(model))
+  if upcast:
+    assert np.isfinite(model('a red ball', steps=1)).all()
+  else:
+    with pytest.raises(UserError, match='1 of 1 images .* are not finite: the U-Net, the adapter'):
+      model('a red ball', steps=1)
+
+
+def test_a_text_encoder_that_is_not_finite_is_named(plain):
+  path = 'text_encoder.text_model.final_layer_norm.scale'
+  broken = plain._replace(params=overflowing(plain, **{path: np.nan}))
+  with pytest.raises(UserError, match='2 of 2 images .* are not finite: the text encoder'):
+    broken(['a red ball', 'dusk'], steps=1)
+
+
+def test_the_end_of_a_long_prompt_is_named(plain, caplog):
+  plain('word ' * 100 + 'at its end', steps=1)
+  (message,) = [r.getMessage() for r in caplog.records if 'too long' in r.getMessage()]
+  assert message.endswith("at its end'.")
+  caplog.clear()
+  plain('a red ball', steps=1)
+  assert not caplog.records

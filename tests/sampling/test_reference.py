@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from cdd import sampling
-from cdd.data import tokens
+from cdd.data import pipeline, tokens
 from cdd.data.scenes import Scenes
 
 torch.set_num_threads(1)
@@ -238,3 +238,19 @@ def test_instruct_pix2pix(tmp_path):
     negative=NEGATIVE,
   )
   same(draw(1.5), theirs, draw(None))
+
+
+def test_a_caption_that_training_drops_is_what_guidance_leads_away_from(tmp_path):
+  for kind in ('sdxl', 'sd'):
+    made = parts(tmp_path / kind, kind)
+    model = sampling.load(folder_of(made, tmp_path / kind))
+    dropped, kept = (
+      pipeline.as_arrays(dict(caption=text), model.tokenize, dropped=text == 'b') for text in 'ba'
+    )
+    raw = {name: np.stack([dropped[name], kept[name]]) for name in dropped}
+    raw['image'] = np.zeros((2, SIZE, SIZE, 3), np.float32)
+    text = model.networks.text(model.params, raw)
+    away = model.networks.text(model.params, model.words([None, 'a'], (SIZE, SIZE)))
+    np.testing.assert_array_equal(text.states, away.states)
+    assert (np.asarray(text.states[0]) == 0).all() == (kind == 'sdxl')
+    assert np.asarray(text.states[1]).any()
