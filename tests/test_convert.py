@@ -195,6 +195,27 @@ def test_only_the_weights_of_one_variant_are_downloaded(variant, files):
   assert set(kept) == {*files, *always}
 
 
+def test_components_without_a_variant_are_downloaded_plain(monkeypatch):
+  import huggingface_hub
+
+  stem = 'diffusion_pytorch_model'
+  files = [f'unet/{stem}.fp16.safetensors', f'unet/{FILE}', f'vae/{FILE}']
+  monkeypatch.setattr(huggingface_hub, 'list_repo_files', lambda source: files)
+  wanted = hub.patterns('fp16', hub.without(ID, 'fp16'))
+  kept = huggingface_hub.utils.filter_repo_objects(files, allow_patterns=wanted)
+  assert set(kept) == {files[0], files[2]}
+
+
+def test_a_hub_that_cannot_be_asked_leaves_the_variant_alone(monkeypatch):
+  import huggingface_hub
+
+  def offline(source):
+    raise OSError('offline')
+
+  monkeypatch.setattr(huggingface_hub, 'list_repo_files', offline)
+  assert hub.without(ID, 'fp16') == set()
+
+
 def run(prior, folder, adapter, trainable=None, **settings):
   """What a run of an adapter leaves behind, its parameters drawn anew: (folder, parameters)."""
   config = tiny.load('depth.py:tiny', prior)

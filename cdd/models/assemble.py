@@ -54,6 +54,7 @@ def assemble(
   if adapter is not None:
     make, configs['unet'], added = with_adapter(adapter, loaded, configs['unet'], params, dtype)
     module = nnx.eval_shape(lambda: rematerialized(make()) if remat else make())
+    check_channels(configs['unet'], configs['vae'].channels, adapter.name)
     apply['unet'], reads = functional.bind(module)[0], module.adapter.reads
     added |= added_step
   vae = configs['vae']
@@ -77,6 +78,24 @@ def assemble(
     reads=reads,
   )
   return networks, added
+
+
+def check_channels(unet: UNetConfig, latents: int, adapter: str) -> None:
+  """Refuses a U-Net that reads or predicts other channels than those of the latents.
+
+  Raises:
+    UserError: names both, and what a U-Net of such channels may be.
+  """
+  reads = 2 * latents if adapter == 'concat' else latents
+  if (unet.in_channels, unet.out_channels) != (reads, latents):
+    kinds = {2 * latents: "a condition beside z (the adapter 'concat')", 2 * latents + 1: 'a mask'}
+    kind = kinds.get(unet.in_channels)
+    beside = f', as one that reads {kind} does' if kind else ''
+    raise UserError(
+      f'The U-Net reads {unet.in_channels} channels and predicts {unet.out_channels}{beside}; with '
+      f'the adapter {adapter!r} and latents of {latents} channels it should read {reads} and '
+      f'predict {latents}.'
+    )
 
 
 def given_step(

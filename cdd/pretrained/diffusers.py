@@ -1,5 +1,6 @@
 """Owns the diffusers folder layout: reading a text-to-image pipeline, and writing one. No torch."""
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,16 +50,19 @@ def load(
   Args:
     place: (path, array) -> where a parameter is put; `sharding.placer(mesh)` puts it on devices.
     dtype: of the parameters; None is that of the files.
-    variant: 'fp16' reads unet/diffusion_pytorch_model.fp16.safetensors, and so on.
+    variant: 'fp16' reads unet/diffusion_pytorch_model.fp16.safetensors, and so on; a component that
+      has no such file is read from its plain one, as diffusers does.
 
   Raises:
-    UserError: there is no such folder, it is of another family, a file is missing, broken or a
-      pickle, or tensors do not fit.
+    UserError: there is no such folder, no component has the variant, it is of another family, a
+      file is missing, broken or a pickle, or tensors do not fit.
   """
   folder = Path(folder)
   index = _index(folder)
   configs, params, fields = {}, {}, {}
-  for component in [name for name in COMPONENTS if (folder / name).is_dir()]:
+  present = [name for name in COMPONENTS if (folder / name).is_dir()]
+  variants = variants_of(folder, present, variant)
+  for component in present:
     fields[component] = weights.read_json(folder / component / 'config.json')
     configs[component] = _config(folder / component, component, fields[component])
 
@@ -66,7 +70,12 @@ def load(
       return place(f'{component}.{path}', array)
 
     tree = _params(
-      folder / component, component, configs[component], place=within, dtype=dtype, variant=variant
+      folder / component,
+      component,
+      configs[component],
+      place=within,
+      dtype=dtype,
+      variant=variants[component],
     )
     params.update(trees.prefixed(tree, component))
   known = (*COMPONENTS, *TOKENIZERS, 'scheduler')
@@ -80,6 +89,18 @@ def load(
     index,
     tuple(sorted(listed - {*known})),
   )
+
+
+def variants_of(folder: Path, present: list[str], variant: str | None) -> dict[str, str | None]:
+  """The variant of each component: None where only others have it. If none has it, it stays."""
+  have = {name: weights.has(folder / name, COMPONENTS[name].stem, variant) for name in present}
+  if variant is None or not any(have.values()):
+    return dict.fromkeys(present, variant)
+  if lacking := [name for name in present if not have[name]]:
+    logging.warning(
+      '%s has no variant %r of %s; their plain files are read.', folder, variant, lacking
+    )
+  return {name: variant if have[name] else None for name in present}
 
 
 def _index(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 from cdd.core.errors import UserError
 from cdd.pretrained import tensors as files
 
+SHOWN = 12  # Tensors that a message lists.
 WEIGHTS = ('kernel', 'scale', 'embedding')  # What torch calls 'weight' on its three kinds of layer.
 
 
@@ -73,6 +75,16 @@ def rename(tensors: Mapping[str, Any], rules: Sequence[tuple[str, str]], where: 
   return out
 
 
+def misfit(problems: Sequence[str], tensors: Mapping[str, Any], where: str) -> str:
+  """One line about tensors that do not fit: the first of the problems, and how many more."""
+  if any('lora' in key.lower() for key in tensors):
+    return f'{where} holds a LoRA, low-rank changes of a model, which are not read here.'
+  config = Path(where) if Path(where).is_dir() else Path(where).parent
+  what = 'its config.json' if (config / 'config.json').exists() else 'what should be there'
+  more = f'; and {len(problems) - SHOWN} more' if len(problems) > SHOWN else ''
+  return f'{where} does not fit {what}: ' + '; '.join(sorted(problems)[:SHOWN]) + more + '.'
+
+
 def convert(
   tensors: Mapping[str, Any],
   shapes: Mapping[str, Any],
@@ -91,8 +103,8 @@ def convert(
     place: (path, array) -> what to put in its place, as an array on devices.
 
   Raises:
-    UserError: lists every missing, unexpected and mis-shaped tensor, or names one that holds
-      values that are not finite.
+    UserError: lists missing, unexpected and mis-shaped tensors, or names one that holds values
+      that are not finite.
   """
   keys = {torch_key(path): path for path in shapes}
   problems = [f'missing {key}' for key in keys if key not in tensors]
@@ -104,7 +116,7 @@ def convert(
     elif not jnp.issubdtype(tensors[key].dtype, jnp.floating):
       problems.append(f'{key} is {tensors[key].dtype}, not floating')
   if problems:
-    raise UserError(f'{where} does not fit its config.json: ' + '; '.join(sorted(problems)))
+    raise UserError(misfit(problems, tensors, where))
   out = {}
   for key, path in keys.items():
     kind = tensors[key].dtype if dtype is None else dtype

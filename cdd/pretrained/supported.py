@@ -79,8 +79,7 @@ def refuse(fields: Mapping[str, Any], supported: Mapping[str, tuple], kind: str,
   problems = list(more)
   for name, choices in supported.items():
     value = fields.get(name, choices[0])
-    entries = value if isinstance(value, list | tuple) else [value]
-    if any(entry not in choices for entry in entries):
+    if any(entry not in choices for entry in entries(value)):
       problems.append(f'{name} is {value!r} (supported: {", ".join(map(repr, choices))})')
   if problems:
     raise UserError(f'This {kind} is not one that can be run here: ' + '; '.join(problems) + '.')
@@ -107,7 +106,36 @@ def unet(fields: Mapping[str, Any]) -> None:
     for name, value in numbers.items()
     if not isinstance(value, int)
   ]
+  problems = problems or sizes(fields)
   refuse(fields, UNET, 'U-Net', problems)
+
+
+def sizes(fields: Mapping[str, Any]) -> list[str]:
+  """What is wrong with the widths, the heads and the sides of a U-Net's config.json."""
+  config = UNetConfig(**{name: fields[name] for name in UNetConfig._fields if name in fields})
+  widths, groups = config.block_out_channels, config.norm_num_groups
+  sides = config.sample_size if config.sample_size is not None else 1
+  lists = dict(block_out_channels=widths, attention_head_dim=config.attention_head_dim)
+  lists |= dict(sample_size=sides, norm_num_groups=groups, layers_per_block=config.layers_per_block)
+  problems = [
+    f'{name} is {value!r} (supported: whole numbers, 1 or more)'
+    for name, value in lists.items()
+    if not all(type(one) is int and one > 0 for one in entries(value))
+  ]
+  if problems:
+    return problems
+  for level, width in enumerate(widths):
+    heads = config.heads(level)
+    if width % groups:
+      problems.append(f'block_out_channels has {width} (supported: multiples of {groups} groups)')
+    elif width % heads:
+      problems.append(f'attention_head_dim has {heads} heads (supported: divisors of {width})')
+  return problems
+
+
+def entries(value) -> list | tuple:
+  """A list, or one value as a list."""
+  return value if isinstance(value, list | tuple) else (value,)
 
 
 def vae(fields: Mapping[str, Any]) -> None:

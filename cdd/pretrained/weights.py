@@ -23,8 +23,7 @@ def read(folder: Path, stem: str, variant: str | None = None) -> dict[str, Store
   Raises:
     UserError: there is neither, or a file is broken; pickles are not read.
   """
-  name = f'{stem}.{variant}.safetensors' if variant else f'{stem}.safetensors'
-  index = f'{stem}.safetensors.index.{variant}.json' if variant else f'{name}.index.json'
+  name, index = file_names(stem, variant)
   if (folder / name).exists():
     return tensors.read(folder / name)
   if (folder / index).exists():
@@ -37,6 +36,18 @@ def read(folder: Path, stem: str, variant: str | None = None) -> dict[str, Store
   elif any(name.startswith(stem) for name in present):
     message += ' The variant is the word between the stem and the suffix: variant=fp16.'
   raise UserError(message)
+
+
+def file_names(stem: str, variant: str | None) -> tuple[str, str]:
+  """What the one file, and the index of shards, are called."""
+  if variant:
+    return f'{stem}.{variant}.safetensors', f'{stem}.safetensors.index.{variant}.json'
+  return f'{stem}.safetensors', f'{stem}.safetensors.index.json'
+
+
+def has(folder: Path, stem: str, variant: str | None) -> bool:
+  """Whether a folder has a component's weights in a variant."""
+  return any((folder / name).exists() for name in file_names(stem, variant))
 
 
 def how_to_convert(source: Path) -> str:

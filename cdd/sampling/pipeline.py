@@ -65,7 +65,7 @@ class Pipeline(NamedTuple):
   Attributes:
     networks, params: the networks and all their parameters.
     tokenize: text -> dict of int32 arrays, and what it cuts off.
-    size: (height, width) in pixels that the U-Net was trained at.
+    size: (height, width) in pixels that the U-Net was trained at; None: its config says nothing.
     multiple: what divides the sides of what the U-Net sees, in pixels.
     sampler: the name of the sampler that suits the model.
     timesteps: which times it is sampled at; for a diffusers folder as its scheduler_config.json
@@ -77,7 +77,7 @@ class Pipeline(NamedTuple):
   networks: Networks
   params: Params
   tokenize: tokens.Reader
-  size: tuple[int, int]
+  size: tuple[int, int] | None
   multiple: int
   sampler: str
   timesteps: times.Timesteps
@@ -180,6 +180,8 @@ class Pipeline(NamedTuple):
       raise UserError(f'The size {size} is not that of the condition image, {given}.')
     if settings.image_guidance is not None and 'unscaled_latent' not in reads.values():
       raise UserError("image_guidance is for models that see the condition beside z ('concat').")
+    if not (size or given or self.size):
+      raise UserError('The U-Net names no sample_size; give a size, height and width in pixels.')
     size = tuple(size or given or self.size)
     if len(size) != 2:
       raise UserError(f'The size is two numbers, height and width, not {size}.')
@@ -263,15 +265,20 @@ def of_folder(folder: Path, adapter: str | None, dtype: str) -> Pipeline:
   return of_parts(prior, networks, params, sampler='ddim', timesteps=timesteps, task=task)
 
 
+def trained_size(sides: int | tuple[int, int] | None, factor: int) -> tuple[int, int] | None:
+  """(height, width) in pixels of a U-Net's `sample_size`; None where it has none."""
+  pair = sides if isinstance(sides, tuple) else (sides, sides)
+  return None if sides is None else tuple(factor * side for side in pair)
+
+
 def of_parts(prior, networks: Networks, params: Params, **fields) -> Pipeline:
   """A Pipeline of a prior's networks; `fields` are those that the networks do not say."""
   unet = prior.configs['unet']
-  side = unet.sample_size * networks.factor
   return Pipeline(
     networks=networks,
     params=jax.device_put(params),
     tokenize=priors.reader(prior),
-    size=(side, side),
+    size=trained_size(unet.sample_size, networks.factor),
     multiple=networks.factor * 2 ** (len(unet.block_out_channels) - 1),
     draw=compiled(networks),
     **fields,

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from cdd.core.errors import UserError
 from cdd.models.unet import UNetConfig
-from cdd.pretrained import diffusers, families, priors, tensors
+from cdd.pretrained import diffusers, families, names, priors, tensors
 
 FILE = 'diffusion_pytorch_model.safetensors'
 
@@ -229,6 +229,19 @@ def test_a_variant_that_is_missing_is_named_with_what_is_there(folder):
   assert priors.load(spec, folder, ()).configs.keys() == {'vae'}
 
 
+def test_components_without_a_variant_are_read_plain_as_the_reference_does(prior, tmp_path):
+  folder = shutil.copytree(prior, tmp_path / 'prior')
+  plain = folder / 'unet' / FILE
+  doubled = {key: 2 * leaf for key, leaf in load_file(plain).items()}
+  save_file(doubled, plain.with_name('diffusion_pytorch_model.fp16.safetensors'))
+  was, read = diffusers.load(folder).params, diffusers.load(folder, variant='fp16').params
+  for path, leaf in was.items():
+    np.testing.assert_array_equal(read[path], leaf * (2 if path.startswith('unet.') else 1))
+  theirs = reference.StableDiffusionPipeline.from_pretrained(folder, variant='fp16')
+  tensor = theirs.vae.state_dict()['decoder.conv_in.bias'].numpy()
+  np.testing.assert_array_equal(read['vae.decoder.conv_in.bias'], tensor)
+
+
 @pytest.mark.parametrize('suffix', ['bin', 'ckpt', 'pt', 'pth'])
 def test_a_pickle_is_refused_with_the_command_that_converts_it(suffix, folder):
   (folder / 'vae' / FILE).rename(folder / 'vae' / f'diffusion_pytorch_model.{suffix}')
@@ -306,7 +319,7 @@ def test_a_folder_of_another_family_is_named(folder, tmp_path):
     diffusers.load(tmp_path / 'control')
 
 
-def test_the_weights_of_another_text_encoder_are_all_listed(tmp_path):
+def test_the_weights_of_another_text_encoder_are_listed_and_counted(tmp_path):
   torch_text().save_pretrained(tmp_path / 'text_encoder')
   path = tmp_path / 'text_encoder' / 'config.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | dict(hidden_size=16, vocab_size=60)))
@@ -315,7 +328,11 @@ def test_the_weights_of_another_text_encoder_are_all_listed(tmp_path):
   stored = load_file(tmp_path / 'text_encoder' / 'model.safetensors')
   narrow = [key for key in stored if 8 in stored[key].shape]
   assert len(narrow) > 10
-  assert all(f'{key.removeprefix("text_model.")} has shape' in str(error.value) for key in narrow)
+  named = [
+    key for key in narrow if f'{key.removeprefix("text_model.")} has shape' in str(error.value)
+  ]
+  assert len(named) == names.SHOWN
+  assert str(error.value).endswith(f'; and {len(narrow) - names.SHOWN} more.')
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from cdd import sampling
 from cdd.core.errors import UserError
 from cdd.data import TASKS
 from cdd.diffusion.samplers import SAMPLERS, loop
+from cdd.pretrained import adapter_folders, diffusers
 from cdd.sampling.spread import noise
 
 RNG = np.random.default_rng(0)
@@ -140,3 +142,67 @@ def test_the_end_of_a_long_prompt_is_named(plain, caplog):
   caplog.clear()
   plain('a red ball', steps=1)
   assert not caplog.records
+
+
+def with_fields(prior, folder, component, **fields):
+  """A copy of the tiny prior with changed fields of a component's config.json; None: without."""
+  shutil.copytree(prior, folder)
+  path = folder / component / 'config.json'
+  changed = json.loads(path.read_text()) | fields
+  path.write_text(json.dumps({name: v for name, v in changed.items() if v is not None}))
+  return folder
+
+
+def test_a_size_is_that_of_the_unets_config_or_has_to_be_given(prior, tmp_path):
+  wide = sampling.load(with_fields(prior, tmp_path / 'wide', 'unet', sample_size=[8, 16]))
+  assert wide.size == (8 * wide.networks.factor, 16 * wide.networks.factor)
+  assert wide('dusk', steps=1).shape == (1, *wide.size, 3)
+  bare = sampling.load(with_fields(prior, tmp_path / 'bare', 'unet', sample_size=None))
+  with pytest.raises(UserError, match='names no sample_size; give a size'):
+    bare('dusk', steps=1)
+  assert bare('dusk', steps=1, size=(16, 32)).shape == (1, 16, 32, 3)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    (dict(block_out_channels=['16', '32']), "block_out_channels is .*'16'.* whole numbers, 1 or"),
+    (dict(block_out_channels=[16, -32]), r'block_out_channels is \[16, -32\]'),
+    (dict(block_out_channels=[16, 30]), 'block_out_channels has 30 .supported: multiples of'),
+    (dict(attention_head_dim=0), 'attention_head_dim is 0 .supported: whole numbers'),
+    (dict(attention_head_dim=3), 'attention_head_dim has 3 heads .supported: divisors of 16'),
+    (dict(attention_head_dim=True), 'attention_head_dim is True'),
+    (dict(sample_size='64'), "sample_size is '64'"),
+    (dict(layers_per_block=0), 'layers_per_block is 0'),
+  ],
+)
+def test_a_unet_of_impossible_sizes_is_named(fields, message, prior, tmp_path):
+  folder = with_fields(prior, tmp_path / 'prior', 'unet', **fields)
+  with pytest.raises(UserError, match=f'config.json: .*{message}'):
+    sampling.load(folder)
+
+
+@pytest.mark.parametrize(('channels', 'said'), [(9, 'a mask'), (7, 'reads 7 channels')])
+def test_a_unet_that_reads_more_than_latents_is_named(channels, said, prior, tmp_path):
+  folder = with_fields(prior, tmp_path / 'prior', 'unet', in_channels=channels)
+  path = folder / 'unet/diffusion_pytorch_model.safetensors'
+  tensors = load_file(path)
+  kernel = tensors['conv_in.weight']
+  tensors['conv_in.weight'] = np.resize(kernel, (kernel.shape[0], channels, 3, 3))
+  save_file(tensors, path)
+  with pytest.raises(UserError, match=f'{said}.*it should read 4 and predict 4'):
+    sampling.load(folder)
+
+
+def test_a_lora_that_is_given_as_an_adapter_is_named_in_a_line(prior, tmp_path):
+  names = [f'unet.down_blocks.{i}.attentions.0.to_q.lora_A.weight' for i in range(200)]
+  save_file({name: np.zeros((4, 4), np.float32) for name in names}, tmp_path / 'lora.safetensors')
+  spec = dict(name='controlnet', path=str(tmp_path / 'lora.safetensors'))
+  unet = diffusers.load(prior).configs['unet']
+  with pytest.raises(UserError, match='lora.safetensors holds a LoRA'):
+    adapter_folders.start(spec, unet)
+  other = {f'block.{i}.weight': np.zeros((4, 4), np.float32) for i in range(200)}
+  save_file(other, tmp_path / 'lora.safetensors')
+  with pytest.raises(UserError, match='does not fit what should be there: .* more') as caught:
+    adapter_folders.start(spec, unet)
+  assert len(str(caught.value)) < 2000
