@@ -1,12 +1,19 @@
 """Owns checkpoints: asynchronous, the last few and the best, with the data iterator's place."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
+from cdd.core.errors import UserError
+from cdd.training import integrity
 from cdd.training.state import State
 
 
@@ -20,7 +27,9 @@ class Checkpoints:
       keep: how many of the last are not deleted.
       best: the metric (lower is better) whose best checkpoint is not deleted either.
     """
-    self._abstract = abstract
+    self._abstract, self._folder = abstract, Path(folder).absolute()
+    self._saving = None
+    drop_empty(self._folder)
     rules = [policies.LatestN(keep)]
     if best:
 
@@ -33,13 +42,16 @@ class Checkpoints:
         )
       )
     self._manager = ocp.CheckpointManager(
-      Path(folder).absolute(),
+      self._folder,
       item_handlers=dict(
         state=ocp.StandardCheckpointHandler(save_concurrent_gb=in_flight(abstract)),
         data=ocp.JsonCheckpointHandler(),
       ),
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(rules), enable_async_checkpointing=True
+        preservation_policy=policies.AnyPreservationPolicy(rules),
+        enable_async_checkpointing=True,
+        async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
+        cleanup_tmp_directories=True,  # What a crash or a full disk left unfinished.
       ),
     )
 
@@ -48,23 +60,99 @@ class Checkpoints:
 
   def save(self, step: int, state: State, data: Any, metrics: dict | None = None) -> None:
     """Starts writing in the background; blocks only for the copy off the devices."""
+    self._manager.wait_until_finished()
+    self._saving = step
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(dict(iterator=data))
     )
     self._manager.save(step, args=items, metrics=metrics)
 
-  def restore(self, step: int | None = None) -> tuple[State, Any]:
-    """The state, placed as `abstract` said, and the data iterator's place; of the last step."""
-    step = self.latest() if step is None else step
+  def _seal(self) -> None:
+    """Adds checksums to what is written, in the background and before its folder gets its name."""
+    if jax.process_index() == 0:
+      (folder,) = self._folder.glob(f'{self._saving}.*')
+      integrity.seal(folder)
+
+  def restore(self) -> tuple[State, Any]:
+    """The state, placed as `abstract` said, and the data iterator's place; of the last step.
+
+    A checkpoint that is damaged is said, set aside as damaged_STEP, and the one before is used.
+
+    Raises:
+      UserError: none is intact.
+    """
+    faults = {}
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      faults[step], got = self._read(step)
+      if got:
+        break
+    else:
+      reasons = '; '.join(f'{step}: {fault}' for step, fault in faults.items())
+      raise UserError(
+        f'None of the checkpoints in {self._folder} is intact ({reasons}). Remove that folder to '
+        'start anew.'
+      )
+    del faults[step]
+    for damaged, fault in faults.items():
+      logging.warning(
+        'The checkpoint %s/%d is damaged: %s. Resuming from that of step %d.',
+        self._folder,
+        damaged,
+        fault,
+        step,
+      )
+    self._set_aside(list(faults))
+    return got['state'], got['data']['iterator']
+
+  def _read(self, step: int) -> tuple[str | None, Any]:
+    """(what is wrong with a checkpoint, its items if nothing is); the same on every process."""
+    # One process reads the files for all of them.
+    fault = integrity.fault(self._folder / str(step)) if jax.process_index() == 0 else None
+    if not agreed(fault is None):
+      return fault or 'process 0 found it damaged', None
     items = ocp.args.Composite(
       state=ocp.args.StandardRestore(self._abstract), data=ocp.args.JsonRestore()
     )
-    got = self._manager.restore(step, args=items)
-    return got['state'], got['data']['iterator']
+    got = None
+    try:
+      got = self._manager.restore(step, args=items)
+    except Exception as error:  # Orbax and TensorStore raise whatever they meet.
+      fault = first_line(error)
+    return (None, got) if agreed(got is not None) else (fault or 'another process failed', None)
+
+  def _set_aside(self, steps: list[int]) -> None:
+    """Renames damaged checkpoints, so that they neither count nor stand in the way."""
+    for step in steps if jax.process_index() == 0 else ():
+      aside = self._folder / f'damaged_{step}'
+      shutil.rmtree(aside, ignore_errors=True)
+      os.replace(self._folder / str(step), aside)
+    if steps:
+      multihost_utils.sync_global_devices('damaged')
+      self._manager.reload()
 
   def close(self) -> None:
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def agreed(good: bool) -> bool:
+  """Whether it is so on every process; all of them ask."""
+  return bool(np.all(multihost_utils.process_allgather(np.array(good))))
+
+
+def drop_empty(folder: Path) -> None:
+  """Removes checkpoints without a single file, as a crash leaves them, with a line for each."""
+  there = (path for path in folder.glob('*') if path.name.isdigit() and path.is_dir())
+  empty = [path for path in there if not any(path.iterdir())]
+  for path in empty if jax.process_index() == 0 else ():
+    logging.warning('The checkpoint %s is damaged: it is empty. It does not count.', path)
+    path.rmdir()
+  multihost_utils.sync_global_devices('empty')
+
+
+def first_line(error: Exception) -> str:
+  """The first line of an error's message, at most 200 characters of it."""
+  return (str(error).strip().splitlines() or [type(error).__name__])[0].split('. See ')[0][:200]
 
 
 def in_flight(abstract: State) -> int:

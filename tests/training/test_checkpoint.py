@@ -1,10 +1,14 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import logging
 
+from cdd.core.errors import UserError
 from cdd.data import pipeline
-from cdd.training import checkpoint, sharding
+from cdd.training import checkpoint, integrity, sharding
 from cdd.training import state as states
 from cdd.training.optimizer import adamw
 
@@ -86,3 +90,90 @@ def test_the_largest_array_may_always_be_written():
   array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
   assert checkpoint.in_flight([array(), array(10, 10)]) == 1
   assert checkpoint.in_flight([array(3, 250_000_000), array(10)]) == 4
+
+
+def largest(folder):
+  """The file of a checkpoint that holds the arrays."""
+  return max((path for path in folder.rglob('*') if path.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip(folder):
+  data = bytearray(largest(folder).read_bytes())
+  data[len(data) // 2] ^= 1
+  largest(folder).write_bytes(data)
+
+
+def cut(folder):
+  path = largest(folder)
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut_metadata(folder):
+  path = folder / 'state' / '_METADATA'
+  path.write_bytes(path.read_bytes()[:50])
+
+
+DAMAGES = dict(
+  flipped=flip,
+  cut=cut,
+  deleted=lambda folder: largest(folder).unlink(),
+  zeroed=lambda folder: largest(folder).write_bytes(bytes(largest(folder).stat().st_size)),
+  metadata=cut_metadata,
+  state=lambda folder: shutil.rmtree(folder / 'state'),
+  data=lambda folder: shutil.rmtree(folder / 'data'),
+)
+
+
+@pytest.fixture
+def two(tmp_path, state):
+  """A folder with the checkpoints of steps 1 and 2."""
+  saved = manager(tmp_path, state)
+  for step in (1, 2):
+    saved.save(step, state.replace(step=jnp.int32(step)), dict(place=step))
+  saved.close()
+  return tmp_path
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+  said = []
+  monkeypatch.setattr(logging, 'warning', lambda text, *values: said.append(text % values))
+  return said
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(damage, two, state, warnings):
+  DAMAGES[damage](two / '2')
+  resumed = manager(two, state)
+  restored, place = resumed.restore()
+  assert int(restored.step) == 1 and place == dict(place=1)
+  (line,) = warnings
+  assert '/2 is damaged: ' in line and 'Resuming from that of step 1.' in line
+  resumed.save(2, state, dict(place=3))  # What was damaged does not stand in its way.
+  resumed.close()
+  assert sorted(path.name for path in two.iterdir()) == ['1', '2', 'damaged_2']
+  assert manager(two, state).restore()[1] == dict(place=3)
+
+
+def test_a_damaged_checkpoint_without_checksums_is_noticed_where_it_cannot_be_read(
+  two, state, warnings
+):
+  (two / '2' / integrity.NAME).unlink()
+  cut_metadata(two / '2')
+  assert manager(two, state).restore()[1] == dict(place=1)
+  assert len(warnings) == 1
+
+
+def test_an_empty_checkpoint_is_said_and_does_not_count(two, state, warnings):
+  (two / '99').mkdir()
+  assert manager(two, state).restore()[1] == dict(place=2)
+  (line,) = warnings
+  assert '/99 is damaged: it is empty.' in line
+
+
+def test_no_intact_checkpoint_is_an_error_that_says_so_and_changes_nothing(two, state, warnings):
+  cut(two / '1'), flip(two / '2')
+  with pytest.raises(UserError, match='None of the checkpoints in .* is intact .2: .*; 1: ') as it:
+    manager(two, state).restore()
+  assert '\n' not in str(it.value) and not warnings
+  assert sorted(path.name for path in two.iterdir()) == ['1', '2']
