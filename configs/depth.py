@@ -34,7 +34,7 @@ def scenes(config: ConfigDict, *, cache: int) -> None:
 
 
 def full(config: ConfigDict) -> None:
-  config.prior = dict(path='stabilityai/stable-diffusion-2-1')
+  config.prior = dict(path=common.HUB['sd21'])
   config.model.update(dict(dtype='bfloat16', remat=True))
   config.data = dict(
     source=dict(name='image_folder', path='data/depth/train'),

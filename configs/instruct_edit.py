@@ -17,7 +17,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
   if chosen['size'] != 'full':
     raise ValueError(f'instruct_edit has no size {chosen["size"]!r}; choose one of ["full"].')
   config = common.experiment('instruct_edit', chosen, steps=dict(full=10_000))
-  config.prior = dict(path='stable-diffusion-v1-5/stable-diffusion-v1-5')
+  config.prior = dict(path=common.HUB['sd15'])
   config.model.update(dict(dtype='bfloat16', remat=True))
   config.data = dict(
     source=dict(name='image_folder', path='data/instruct_edit/train'),

@@ -33,7 +33,7 @@ def photographs(config: ConfigDict, *, cache: int) -> None:
 
 
 def full(config: ConfigDict) -> None:
-  config.prior = dict(path='stabilityai/stable-diffusion-2-1-base')
+  config.prior = dict(path=common.HUB['sd21_base'])
   config.model.update(dict(dtype='bfloat16', remat=True))
   config.data = dict(
     source=dict(name='image_folder', path='data/super_resolution/train'),

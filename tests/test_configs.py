@@ -8,8 +8,10 @@ import tiny
 from safetensors.numpy import load_file
 
 from cdd.core.errors import UserError
+from cdd.pretrained import hub
 from cdd.runs import loop
 from cdd.runs.experiment import experiment
+from configs import common
 
 RUNS = [
   f'{task}.py:{option}'
@@ -34,6 +36,10 @@ def test_every_small_config_trains(name, prior, tmp_path):
   rows = trained(tiny.load(name, prior), tmp_path / 'run')
   assert ('consistency' in rows[0]) == ('finetune' not in name)
   assert (tmp_path / 'run/export/trained.safetensors').exists()
+
+
+def test_priors_have_the_form_of_ids_on_the_hub():
+  assert all(map(hub.is_id, common.HUB.values()))
 
 
 @pytest.mark.parametrize('adapter', ADAPTERS)
@@ -96,8 +102,8 @@ def test_a_full_size_config_names_the_folder_that_is_missing(task, prior, tmp_pa
   with pytest.raises(UserError, match=f'no image folder .data/{task}/train'):
     experiment(config, tmp_path)
   config.data.source = small.source
-  config.prior.path = 'stabilityai/stable-diffusion-2-1'
-  with pytest.raises(UserError, match='no pretrained model at .stabilityai/.*config.prior.path'):
+  config.prior.path = common.HUB['sd21']
+  with pytest.raises(UserError, match='no pretrained model at .sd2-community/.*config.prior.path'):
     experiment(config, tmp_path)
 
 
