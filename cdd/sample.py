@@ -17,6 +17,9 @@ from cdd.core import cli, files
 from cdd.core.cli import FLAGS
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
+from cdd.core.words import counted
+from cdd.data import images as pictures
+from cdd.data.tasks.task import Task
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.diffusion.times import SPACINGS
 from cdd.reports import grid
@@ -34,11 +37,17 @@ def picture(path: str) -> Image.Image:
     UserError: it is missing or no image.
   """
   try:
-    image = Image.open(path)
-    image.load()
-    return image
-  except (OSError, SyntaxError) as error:
-    raise UserError(f'The condition image {path} cannot be read: {error}') from error
+    return pictures.opened(path)
+  except pictures.Unreadable as error:
+    raise UserError(f'The condition image {path} cannot be read: {error}.') from error
+
+
+def condition(path: str, image: Image.Image, task: Task) -> np.ndarray:
+  """What a task makes of a picture; a UserError names the file that does not suit it."""
+  try:
+    return task.from_picture(image)
+  except ValueError as error:
+    raise UserError(f'The condition image {path} does not suit the model: {error}.') from error
 
 
 def contact_sheet(images: np.ndarray, conditions: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -90,11 +99,12 @@ def run(settings: Mapping[str, Any]) -> None:
   choose(SAMPLERS, how.sampler or 'ddim', 'sampler')
   choose(SPACINGS, how.spacing or 'trailing', 'spacing')
   seeds, size = (whole_numbers(settings[name], name) for name in ('seeds', 'size'))
-  pictures = [picture(path) for path in settings['condition'] or ()]
+  paths = settings['condition'] or ()
+  opened = [picture(path) for path in paths]
   given = spread({name: settings[name] for name in OF_IMAGE} | dict(seeds=seeds))
   pipeline = load(settings['model'], adapter=settings['adapter'], dtype=settings['dtype'])
   how = pipeline.resolved(how)
-  conditions = [pipeline.task.from_picture(image) for image in pictures]
+  conditions = [condition(p, i, pipeline.task) for p, i in zip(paths, opened, strict=True)]
   images = pipeline(
     given['prompt'],
     conditions or None,
@@ -112,7 +122,7 @@ def run(settings: Mapping[str, Any]) -> None:
     rows.append(dict(file=f'{index:04d}_{seed}.png', seed=seed, **each, **common))
   sheet = contact_sheet(images, spread(dict(c=conditions or None, images=images))['c'])
   write(Path(settings['out']), images, rows, sheet)
-  print(f'Wrote {len(images)} images, samples.jsonl and grid.png to {settings["out"]}.')
+  print(f'Wrote {counted(len(images), "image")}, samples.jsonl and grid.png to {settings["out"]}.')
 
 
 def whole_numbers(texts: Sequence[str] | None, name: str) -> list[int] | None:

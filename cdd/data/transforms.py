@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Protocol
 
 import numpy as np
@@ -13,18 +14,26 @@ FLAT = 14.0  # A crop whose channels' standard deviation is below this, of 255, 
 TRIES = 10
 
 
+class TooSmall(ValueError):
+  """An example that is smaller than a crop of it; `size` is its (width, height) in pixels."""
+
+  def __init__(self, width: int, height: int, crop: int):
+    super().__init__(f'{width}x{height} pixels, smaller than a crop of {crop}')
+    self.size = width, height
+
+
 class Whole(Protocol):
   """An example that is larger than a crop of it, such as a photograph with its depth.
 
   Attributes:
     name: what messages call it.
-    caption: its text.
+    caption: its text, or several, one of which is drawn.
     sizes: (width, height) at which it can be read, the largest first.
     unreadable: the exceptions that reading it may raise where it is damaged.
   """
 
   name: str
-  caption: str
+  caption: str | Sequence[str]
   sizes: Sequence[tuple[int, int]]
   unreadable: tuple[type[Exception], ...]
 
@@ -36,7 +45,7 @@ def sizes(width: int, height: int, crop: int) -> list[tuple[int, int]]:
   """The sizes of an image that leave room for a crop, the largest first.
 
   Raises:
-    ValueError: there is none.
+    TooSmall: there is none.
   """
   longest, levels = max(width, height), []
   for side in (longest, *SCALES):
@@ -45,8 +54,26 @@ def sizes(width: int, height: int, crop: int) -> list[tuple[int, int]]:
     if fits and (not levels or levels[-1][1] > 1.2 * scaled[1]):
       levels.append(scaled)
   if not levels:
-    raise ValueError(f'{width}x{height} pixels, smaller than a crop of {crop}')
+    raise TooSmall(width, height, crop)
   return levels
+
+
+def check(*, size, seed, length) -> None:
+  """Checks the settings of `RandomCrops`.
+
+  Raises:
+    UserError: one of them is out of range, or no whole number.
+  """
+  for name, value, least in (('size', size, 1), ('seed', seed, 0), ('length', length, 1)):
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+      raise UserError(
+        f'The {name} of a data source is {value!r}; it must be a whole number, {least} or more.'
+      )
+
+
+def one_of(caption: str | Sequence[str], rng: np.random.Generator) -> str:
+  """A caption, or one of several; a single one draws nothing."""
+  return caption if isinstance(caption, str) else caption[int(rng.integers(len(caption)))]
 
 
 def crop(arrays: Mapping[str, np.ndarray], top: int, left: int, size: int) -> dict[str, np.ndarray]:
@@ -67,7 +94,12 @@ class RandomCrops:
   """
 
   def __init__(self, examples: Sequence[Whole], *, size, seed, length, label, skipped=()):
-    """`size`: the side of a crop; `length`: how many there are; `label`: for messages."""
+    """`size`: the side of a crop; `length`: how many there are; `label`: for messages.
+
+    Raises:
+      UserError: one of the numbers is out of range.
+    """
+    check(size=size, seed=seed, length=length)
     self._examples = examples
     self._size, self._seed, self._length, self._label = size, seed, length, label
     self.skipped = list(skipped)
@@ -91,10 +123,14 @@ class RandomCrops:
       try:
         arrays = self._structured_crop(chosen, rng)
       except chosen.unreadable as error:  # The header was sound; another picture takes its place.
-        self._skip(chosen.name, error)
+        reason = str(error)
+        self._skip(chosen.name, reason)
       else:
-        return dict({name: as_float(a) for name, a in arrays.items()}, caption=chosen.caption)
-    raise UserError(f'{TRIES} pictures in a row of {self} are damaged, {chosen.name} the last.')
+        crops = {name: as_float(a) for name, a in arrays.items()}
+        return dict(crops, caption=one_of(chosen.caption, rng))
+    raise UserError(
+      f'{TRIES} pictures in a row of {self} are damaged, {chosen.name} the last: {reason}.'
+    )
 
   def _structured_crop(self, chosen: Whole, rng) -> dict[str, np.ndarray]:
     """A crop that is not flat, if there is one; a tenth may be flat, as photographs are."""
@@ -112,9 +148,9 @@ class RandomCrops:
     arrays = crop(arrays, top, left, self._size)
     return flip(arrays) if rng.random() < 0.5 else arrays
 
-  def _skip(self, name, error):
+  def _skip(self, name, reason):
     if name not in self.skipped:
-      logging.warning('Skipped %s of %s: %s', name, self, error)
+      logging.warning('Skipped %s of %s: %s', name, self, reason)
       self.skipped.append(name)
 
   def __repr__(self):

@@ -164,3 +164,58 @@ def test_a_caption_that_is_null_is_empty_and_text_that_is_not_utf8_is_named(tmp_
   (tmp_path / 'metadata.jsonl').write_bytes(b'{"file_name": "red.png", "text": "\xff"}\n')
   with pytest.raises(UserError, match='metadata.jsonl is not UTF-8'):
     sources.image_folder(path=tmp_path, size=8)
+
+
+def test_images_that_are_all_smaller_than_a_crop_are_called_too_small(tmp_path):
+  for name, size in (('a.png', (40, 30)), ('b.png', (20, 90)), ('c.png', (9, 9))):
+    Image.new('RGB', size).save(tmp_path / name)
+  said = r'large enough for a crop of 64x64 pixels: the largest of 3 is 40x30; set .* to 30 or less'
+  with pytest.raises(UserError, match=said):
+    sources.image_folder(path=tmp_path, size=64)
+  assert len(sources.image_folder(path=tmp_path, size=30).skipped) == 2
+  (tmp_path / 'd.png').write_text('no image')
+  with pytest.raises(UserError, match=r'is 40x30 \(1 more cannot be read\)'):
+    sources.image_folder(path=tmp_path, size=64)
+
+
+@pytest.mark.parametrize(
+  'wrong',
+  [
+    dict(size=0),
+    dict(size=-3),
+    dict(size=8.5),
+    dict(size=True),
+    dict(size=(8, 8)),
+    dict(length=0),
+    dict(seed=-1),
+  ],
+)
+def test_a_size_a_length_or_a_seed_that_is_out_of_range_is_named(wrong):
+  ((name, value),) = wrong.items()
+  with pytest.raises(UserError) as error:
+    sources.photos(**(dict(split='test', size=8) | wrong))
+  assert f'The {name} of a data source is {value}; it must be a whole number' in str(error.value)
+  if name != 'size' or value in (0, -3, 8.5):
+    with pytest.raises(UserError, match='source of scenes'):
+      sources.scenes(**(dict(size=8) | wrong))
+
+
+def test_what_is_counted_agrees_with_its_number(tmp_path, caplog):
+  Image.new('RGB', (4, 4)).save(tmp_path / 'a.png')
+  with caplog.at_level(logging.WARNING), pytest.raises(UserError):
+    sources.image_folder(path=tmp_path, size=8)
+  assert 'Skipped 1 of 1 image in' in caplog.text
+
+
+def test_the_background_is_a_setting_of_the_source(tmp_path):
+  Image.new('RGBA', (12, 12), (200, 10, 10, 0)).save(tmp_path / 'a.png')
+  for settings, colour in (({}, 1), (dict(background='black'), 0)):
+    example = sources.image_folder(path=tmp_path, size=8, **settings)[0]
+    assert (example['image'] == colour).all()
+
+
+def test_the_reason_is_said_when_no_picture_can_be_decoded(tmp_path):
+  Image.fromarray(np.full((16, 16), 200, np.float32)).save(tmp_path / 'a.tif')
+  source = sources.image_folder(path=tmp_path, size=8)
+  with pytest.raises(UserError, match='a.tif the last: its values go from 200 to 200'):
+    source[0]

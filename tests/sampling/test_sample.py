@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from cdd import sample
 from cdd.core.errors import UserError
+from cdd.data import TASKS
 
 SETTINGS = dict(
   model='packaged',
@@ -66,3 +67,42 @@ def test_a_mistake_is_said_in_a_line(wrong, said, prior, tmp_path):
   with pytest.raises(UserError, match=said):
     sample.run(SETTINGS | dict(model=str(prior), out=str(tmp_path / 'out')) | wrong)
   assert not (tmp_path / 'out').exists()
+
+
+class Loaded:
+  """A model that keeps the conditions it is called with."""
+
+  def __init__(self, task):
+    self.task = TASKS[task]()
+
+  def resolved(self, settings):
+    return settings
+
+  def __call__(self, prompts, conditions, **settings):
+    self.conditions = conditions
+    return np.stack(conditions)
+
+
+def test_the_condition_is_upright_and_of_any_depth(tmp_path, monkeypatch, capsys):
+  ramp = np.linspace(0, 1, 32).reshape(1, 32).repeat(16, 0)
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = 6  # The left becomes the top.
+  path = str(tmp_path / 'a.png')
+  Image.fromarray(np.round(65535 * ramp).astype(np.uint16)).save(path, exif=exif)
+  upright = np.rot90(ramp, -1)[..., None].repeat(3, 2)
+  for task in ('text_to_image', 'depth'):
+    model = Loaded(task)
+    monkeypatch.setattr(sample, 'load', lambda *_, model=model, **__: model)
+    sample.run(SETTINGS | dict(condition=[path], out=str(tmp_path / 'out')))
+    np.testing.assert_allclose(model.conditions[0], upright, atol=0.002)
+  assert 'Wrote 1 image, samples.jsonl' in capsys.readouterr().out
+  written = np.asarray(Image.open(tmp_path / 'out/0000_0.png')) / 255
+  np.testing.assert_allclose(written, upright, atol=0.004)
+
+
+def test_a_condition_whose_white_is_not_known_is_named(tmp_path, monkeypatch):
+  path = str(tmp_path / 'a.tif')
+  Image.fromarray(np.full((16, 16), 7, np.float32)).save(path)
+  monkeypatch.setattr(sample, 'load', lambda *_, **__: Loaded('text_to_image'))
+  with pytest.raises(UserError, match=r'a.tif does not suit .*from 7 to 7; .* in 0\.\.1'):
+    sample.run(SETTINGS | dict(condition=[path], out=str(tmp_path / 'out')))

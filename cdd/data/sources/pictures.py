@@ -1,35 +1,26 @@
 """Owns image files: their headers are read first; pixels when drawn, cached up to a limit."""
 
-import struct
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cachetools
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
-from cdd.data import transforms
+from cdd.data import images, transforms
 
 ROOM = 1 << 30  # Bytes of decoded pictures that a process (each worker too) caches.
-
-# What Pillow raises for a damaged file.
-UNREADABLE = (
-  OSError,
-  ValueError,
-  SyntaxError,
-  EOFError,
-  struct.error,
-  Image.DecompressionBombError,
-)
 
 
 class Picture(NamedTuple):
   """An image file that holds at least one crop, as `transforms.Whole`."""
 
   path: Path
-  caption: str
+  caption: str | Sequence[str]
   sizes: list[tuple[int, int]]
+  background: tuple[int, int, int] = images.WHITE
 
   @property
   def name(self) -> str:
@@ -37,29 +28,27 @@ class Picture(NamedTuple):
 
   @property
   def unreadable(self) -> tuple[type[Exception], ...]:
-    return UNREADABLE
+    return (images.Unreadable,)
 
   def arrays(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    return dict(image=level(self.path, size))
+    return dict(image=level(self.path, size, self.background))
 
 
-def picture(path: Path, caption: str, crop: int) -> Picture:
+def picture(
+  path: Path, caption: str | Sequence[str], crop: int, background=images.WHITE
+) -> Picture:
   """Looks at a file's header alone.
 
   Raises:
-    OSError, ValueError, ...: it is no image (UNREADABLE), or smaller than a crop.
+    images.Unreadable: it is missing or no image.
+    transforms.TooSmall: it is smaller than a crop.
   """
-  with Image.open(path) as image:
-    # Without an exif block at its head, getexif would decode the whole picture.
-    turned = 'exif' in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
-    return Picture(path, caption, transforms.sizes(*image.size[:: -1 if turned else 1], crop))
+  return Picture(path, caption, transforms.sizes(*images.size(path), crop), background)
 
 
 @cachetools.cached(cachetools.LRUCache(ROOM, getsizeof=lambda a: a.nbytes), lock=threading.Lock())
-def level(path: Path, size: tuple[int, int]) -> np.ndarray:
-  """The image at one size (Lanczos), uint8 [height, width, 3]."""
-  with Image.open(path) as image:
-    upright = ImageOps.exif_transpose(image) if 'exif' in image.info else image
-    upright = upright.convert('RGB')
+def level(path: Path, size: tuple[int, int], background=images.WHITE) -> np.ndarray:
+  """The image at one size (Lanczos), uint8 [height, width, 3]; images.Unreadable if damaged."""
+  upright = images.rgb(images.opened(path), background)
   same = upright.size == size
   return np.asarray(upright if same else upright.resize(size, Image.Resampling.LANCZOS))

@@ -1,5 +1,6 @@
 """Owns rendered scenes as a source."""
 
+from cdd.core.errors import UserError
 from cdd.data.scenes import Scenes
 
 
@@ -12,5 +13,12 @@ def scenes(
   detail: float = 0.7,
   edits: bool = False,
 ):
-  """Rendered scenes with exact depth and, if asked, edited twins (cdd.data.scenes)."""
-  return Scenes(size=size, seed=seed, start=start, length=length, detail=detail, edits=edits)
+  """Rendered scenes with exact depth and, if asked, edited twins (cdd.data.scenes).
+
+  Raises:
+    UserError: a setting is out of range.
+  """
+  try:
+    return Scenes(size=size, seed=seed, start=start, length=length, detail=detail, edits=edits)
+  except (TypeError, ValueError) as error:
+    raise UserError(f'The source of scenes: {error}.') from error

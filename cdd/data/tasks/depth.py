@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from cdd.core.errors import UserError
+from cdd.data import images
 from cdd.data.tasks.task import Task
 
 KINDS = ('metric', 'inverse')
@@ -15,7 +16,8 @@ def depth(*, depth_kind='metric', percentiles=None) -> Task:
   The example's `depth` [h, w] (or [h, w, 1]) becomes the `condition`, float32 [h, w, 3] in 0..1:
   inverse depth, stretched to the whole range for each image, near = 1, the same in all channels, as
   ControlNet feeds MiDaS' output (annotator/midas/__init__.py). A constant depth gives zeros. A
-  user's picture is read as inverse depth, bright meaning near, at any bit depth.
+  user's picture is read as inverse depth, bright meaning near, at any bit depth; what is
+  transparent in it is black.
 
   Args:
     depth_kind: 'metric' for distances, which are inverted first (an infinite one, a sky's,
@@ -40,12 +42,13 @@ def depth(*, depth_kind='metric', percentiles=None) -> Task:
     return dict(image=example['image'], condition=grey(near), caption=example['caption'])
 
   def from_picture(picture: Image.Image) -> np.ndarray:
-    picture = picture if picture.mode in ('I;16', 'I', 'F') else picture.convert('L')
-    values = np.asarray(picture, np.float32)
-    return grey(inverse(values, 'inverse', values.shape))
+    values = images.grey(picture)
+    if not np.isfinite(values).all():
+      raise images.Unreadable('its values are not all finite')
+    return grey(values.astype(np.float64))  # The span of float32 numbers may exceed float32.
 
   def grey(near):
-    return np.repeat(stretched(near, percentiles)[:, :, None], 3, axis=2)
+    return np.repeat(stretched(near, percentiles)[:, :, None], 3, axis=2).astype(np.float32)
 
   return Task(draw, from_picture)
 

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cdd.core.registry import bind
+from cdd.data import images
 from cdd.data.degradations import DEGRADATIONS
 from cdd.data.tasks.task import Task, as_rgb
 
@@ -19,7 +20,7 @@ def super_resolution(*, factor: int, degradation: Mapping) -> Task:
     return dict(image=example['image'], condition=enlarged(small), caption=example['caption'])
 
   def enlarged(small: Image.Image) -> np.ndarray:
-    small = small.convert('RGB')
+    small = images.rgb(small)
     size = (factor * small.width, factor * small.height)
     return as_rgb(small if factor == 1 else small.resize(size, Image.Resampling.BICUBIC))
 

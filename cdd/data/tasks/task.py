@@ -6,10 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from cdd.data import images
+
 
 def as_rgb(picture: Image.Image) -> np.ndarray:
-  """A picture as float32 [H, W, 3] in [0, 1]."""
-  return np.asarray(picture.convert('RGB'), np.float32) / 255
+  """A picture, upright and on white, as float32 [H, W, 3] in [0, 1]; see `images.rgb`."""
+  return np.asarray(images.rgb(picture), np.float32) / 255
 
 
 class Task(NamedTuple):
@@ -18,7 +20,8 @@ class Task(NamedTuple):
   Attributes:
     draw: (example, rng) -> dict(image, caption, and what the adapter reads, as `condition`), the
       arrays float32 [H, W, 3] in [0, 1].
-    from_picture: a user's picture -> the condition [H, W, 3] in [0, 1], when sampling.
+    from_picture: a user's picture, as Pillow opened it -> the condition [H, W, 3] in [0, 1], when
+      sampling. It reads pixels by `images.rgb` or `images.grey`, which turn the picture upright.
   """
 
   draw: Callable[[dict, np.random.Generator], dict]
