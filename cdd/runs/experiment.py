@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +76,7 @@ def experiment(config, workdir: Path) -> Experiment:
     abstract=step.abstract,
     step=lambda state, batch: step.update(state, frozen, batch, rng),
     batches=streams.batches(config, stream, tokenize),
-    held_out=partial(streams.held_out, config, tokenize),
+    held_out=streams.held_out(config, tokenize),
     sample=sampling(networks, frozen, mesh),
     reconstruct=reconstruction(networks, frozen, mesh),
     mesh=mesh,

@@ -51,11 +51,19 @@ def batches(config, stream: Stream, tokenize: Callable) -> pipeline.Batches:
   )
 
 
-def held_out(config, tokenize: Callable, count: int, batch_size: int) -> list[dict]:
-  """The first held-out examples in fixed batches, the same for every seed of the run."""
+def held_out(config, tokenize: Callable) -> Callable[[int, int], list[dict]]:
+  """(count, batch_size) -> the first held-out examples in fixed batches, alike for all seeds.
+
+  The source is made here, once: a folder's headers are read, and warned of, once per run.
+  """
   task = bind(TASKS, config.data.task, 'task')()
   source = bind(SOURCES, config.data.held_out, 'source')()
-  return pipeline.held_out(source, task.draw, tokenize, batch_size=batch_size, seed=0, count=count)
+
+  def batches(count: int, batch_size: int) -> list[dict]:
+    settings = dict(batch_size=batch_size, seed=0, count=count)
+    return pipeline.held_out(source, task.draw, tokenize, **settings)
+
+  return batches
 
 
 def as_uint8(images: np.ndarray) -> np.ndarray:

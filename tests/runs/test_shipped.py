@@ -26,7 +26,7 @@ def config_of(task, size='tiny'):
 
 
 def held_out(config, count=8):
-  return streams.held_out(config, tokens.Reader(TOKENIZERS, {}), count, count)[0]
+  return streams.held_out(config, tokens.Reader(TOKENIZERS, {}))(count, count)[0]
 
 
 def documented(task, method):

@@ -1,0 +1,30 @@
+"""The data of a run."""
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from cdd.data import images
+from cdd.runs import streams
+
+
+def test_the_headers_of_held_out_images_are_read_and_warned_of_once_per_run(
+  tmp_path, monkeypatch, caplog
+):
+  for index in range(5):
+    Image.effect_noise((20, 20), 80).convert('RGB').save(tmp_path / f'{index}.png')
+    (tmp_path / f'{index}.txt').write_text('noise')
+  (tmp_path / 'broken.png').write_text('no image')
+  opened, size = [], images.size
+  monkeypatch.setattr(images, 'size', lambda path: opened.append(path.name) or size(path))
+  source = dict(name='image_folder', path=str(tmp_path), size=8)
+  data = SimpleNamespace(task=dict(name='text_to_image'), held_out=source)
+  with caplog.at_level(logging.WARNING):
+    held_out = streams.held_out(SimpleNamespace(data=data), lambda text: {})
+    previews = [held_out(4, 2) for _ in range(3)]
+  assert sorted(opened) == ['0.png', '1.png', '2.png', '3.png', '4.png', 'broken.png']
+  assert sum('broken.png' in record.getMessage() for record in caplog.records) == 1
+  for again in previews[1:]:
+    np.testing.assert_array_equal(again[1]['image'], previews[0][1]['image'])
