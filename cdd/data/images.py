@@ -9,6 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
 from cdd.core.errors import UserError
+from cdd.core.words import quoted
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 SLACK = 0.1  # How far a floating-point picture may leave 0..1, as resampling does; it is clipped.
@@ -35,7 +36,7 @@ def opened(path: Path | str) -> Image.Image:
   Raises:
     Unreadable: it is missing, damaged or no image.
   """
-  with _decoding(), Image.open(path) as image:
+  with _open(path) as image:
     image.load()
     return image
 
@@ -46,7 +47,7 @@ def size(path: Path | str) -> tuple[int, int]:
   Raises:
     Unreadable: the file is missing or no image.
   """
-  with _decoding(), Image.open(path) as image:
+  with _open(path) as image:
     tags = _tags(image)
     if image.format == 'PNG' and 'exif' not in image.info:
       _find_exif(image)
@@ -115,6 +116,13 @@ def colour(value: str | Sequence[int]) -> tuple[int, int, int]:
 
 
 @contextlib.contextmanager
+def _open(path: Path | str) -> Iterator[Image.Image]:
+  # By a path Pillow would map some TIFF files into memory, and garble those that are turned.
+  with _decoding(), open(path, 'rb') as file, Image.open(file) as image:
+    yield image
+
+
+@contextlib.contextmanager
 def _decoding() -> Iterator[None]:
   """Makes Unreadable of what Pillow raises for damaged files: almost any class of error."""
   try:
@@ -132,7 +140,7 @@ def _reason(error: Exception) -> str:
     return 'it is no image, or one of an unknown kind'
   if isinstance(error, OSError) and error.strerror:
     return error.strerror.lower()
-  return ' '.join(str(error).split()) or 'it is damaged'
+  return quoted(' '.join(str(error).split()), 200) or 'it is damaged'
 
 
 def _tags(picture: Image.Image):

@@ -148,7 +148,9 @@ def _csv(path: Path) -> Iterator[Record]:
         )
       yield Record(where, dict(zip(columns, cells, strict=False)))
   except csv.Error as error:
-    raise UserError(f'{path}, line {reader.line_num}: {error}; is a quote missing?') from error
+    raise UserError(
+      f'{path}, line {reader.line_num}: {quoted(error)}; is a quote missing?'
+    ) from error
 
 
 def _first(columns: Sequence[str], known: Sequence[str]) -> str | None:
