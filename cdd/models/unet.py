@@ -24,9 +24,12 @@ class UNetConfig(NamedTuple):
   """The fields of diffusers' config.json that the U-Net uses, with diffusers' defaults.
 
   Attributes:
+    layers_per_block, cross_attention_dim: one number, or one per level; the decoder mirrors it, and
+      the middle attends to as many channels as the last level.
     attention_head_dim: the *number* of heads (one, or one per level), as in diffusers' own files.
     transformer_layers_per_block: blocks of each transformer (one number, or one per level); the
       decoder mirrors it, and the middle has as many as the last level.
+    mid_block_type: None: there is no middle block (tiny-sd).
     upcast_attention: read and written only; the softmax is float32 here in any case.
     addition_embed_type: 'text_time': the pooled text and the sizes are added to the time (SDXL).
     addition_time_embed_dim: channels of the sinusoids of each size.
@@ -40,12 +43,13 @@ class UNetConfig(NamedTuple):
   block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
   down_block_types: tuple[str, ...] = ('CrossAttnDownBlock2D',) * 3 + ('DownBlock2D',)
   up_block_types: tuple[str, ...] = ('UpBlock2D',) + ('CrossAttnUpBlock2D',) * 3
-  layers_per_block: int = 2
-  cross_attention_dim: int = 1280
+  layers_per_block: int | tuple[int, ...] = 2
+  cross_attention_dim: int | tuple[int, ...] = 1280
   attention_head_dim: int | tuple[int, ...] = 8
   transformer_layers_per_block: int | tuple[int, ...] = 1
   norm_num_groups: int = 32
   norm_eps: float = 1e-5
+  mid_block_type: str | None = 'UNetMidBlock2DCrossAttn'
   use_linear_projection: bool = False
   upcast_attention: bool | None = False
   freq_shift: int = 0
@@ -55,6 +59,9 @@ class UNetConfig(NamedTuple):
   projection_class_embeddings_input_dim: int | None = None
   sample_size: int | tuple[int, int] | None = None
   time_cond_proj_dim: int | None = None
+
+  def layers(self, level: int) -> int:
+    return at(self.layers_per_block, level)
 
   def heads(self, level: int) -> int:
     return at(self.attention_head_dim, level)
@@ -180,7 +187,7 @@ def resnet(config: UNetConfig, inputs: int, outputs: int, *, dtype, rngs) -> Res
 def attention(config: UNetConfig, channels: int, level: int, *, dtype, rngs) -> Transformer2DModel:
   return Transformer2DModel(
     channels,
-    config.cross_attention_dim,
+    at(config.cross_attention_dim, level),
     heads=config.heads(level),
     depth=config.depth(level),
     linear=config.use_linear_projection,
@@ -234,11 +241,12 @@ class Encoder(nnx.Module):
       self.add_embedding = TimestepEmbedding(pooled, 4 * widths[0], **shared)
     down = []
     for level, (kind, width) in enumerate(zip(config.down_block_types, widths, strict=True)):
-      inputs = [widths[max(level - 1, 0)]] + [width] * (config.layers_per_block - 1)
+      inputs = [widths[max(level - 1, 0)]] + [width] * (config.layers(level) - 1)
       change = 'down' if level < len(widths) - 1 else None
       down.append(Level(config, kind, inputs, width, level=level, change=change, **shared))
     self.down_blocks = nnx.List(down)
-    self.mid_block = MidBlock(config, **shared)
+    if config.mid_block_type:
+      self.mid_block = MidBlock(config, **shared)
     self.config = config
 
   def embed(self, time: Time, text: Text) -> Array:
@@ -296,7 +304,9 @@ class Encoder(nnx.Module):
         skips.append(x)
       if not block.attends:
         skips[-1] = x = plus(x, residual)
-    mid, residual = self.mid_block(x, emb, text.states), next(residuals, None)
+    mid, residual = x, next(residuals, None)
+    if self.config.mid_block_type:
+      mid = self.mid_block(x, emb, text.states)
     fits = residual is not None and residual.shape == mid.shape
     return Features(tuple(skips), plus(mid, residual if fits else None), emb)
 
@@ -312,7 +322,7 @@ class UNet2DConditionModel(Encoder):
     up, below = [], widths[0]
     for index, (kind, width) in enumerate(zip(config.up_block_types, widths, strict=True)):
       inputs = []
-      for _ in range(config.layers_per_block + 1):
+      for _ in range(config.layers(last - index) + 1):
         inputs.append(below + skips.pop())
         below = width
       change = 'up' if index < last else None
@@ -339,5 +349,5 @@ def skip_channels(config: UNetConfig) -> list[int]:
   widths, last = config.block_out_channels, len(config.block_out_channels) - 1
   channels = [widths[0]]
   for level, width in enumerate(widths):
-    channels += [width] * (config.layers_per_block + (level < last))
+    channels += [width] * (config.layers(level) + (level < last))
   return channels

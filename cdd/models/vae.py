@@ -30,6 +30,8 @@ class VAEConfig(NamedTuple):
   scaling_factor: float = 0.18215
   shift_factor: float | None = None
   sample_size: int = 512
+  use_quant_conv: bool = True
+  use_post_quant_conv: bool = True
   force_upcast: bool = True
   patch: int = 1
 
@@ -187,19 +189,25 @@ class AutoencoderKL(nnx.Module):
     double = 2 * config.latent_channels
     self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
     self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
-    self.quant_conv = conv(double, double, 1, dtype=dtype, rngs=rngs)
-    self.post_quant_conv = conv(
-      config.latent_channels, config.latent_channels, 1, dtype=dtype, rngs=rngs
-    )
-    self.patch = config.patch
+    single = config.latent_channels
+    if config.use_quant_conv:
+      self.quant_conv = conv(double, double, 1, dtype=dtype, rngs=rngs)
+    if config.use_post_quant_conv:
+      self.post_quant_conv = conv(single, single, 1, dtype=dtype, rngs=rngs)
+    self.config = config
 
   def encode(self, images: Array) -> tuple[Array, Array]:
     """Mean and log-variance (clipped to [-30, 20]) of the latents, unscaled, float32."""
-    moments = self.quant_conv(self.encoder(images)).astype(jnp.float32)
-    mean, log_variance = (stacked(half, self.patch) for half in jnp.split(moments, 2, axis=-1))
+    moments = self.encoder(images)
+    if self.config.use_quant_conv:
+      moments = self.quant_conv(moments)
+    halves = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+    mean, log_variance = (stacked(half, self.config.patch) for half in halves)
     return mean, jnp.clip(log_variance, -30, 20)
 
   def decode(self, latents: Array) -> Array:
     """Unscaled latents -> images, float32."""
-    latents = spread(latents, self.patch)
-    return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
+    latents = spread(latents, self.config.patch)
+    if self.config.use_post_quant_conv:
+      latents = self.post_quant_conv(latents)
+    return self.decoder(latents).astype(jnp.float32)

@@ -14,7 +14,7 @@ from cdd.core.types import Params
 from cdd.models import functional
 from cdd.models.adapters import ADAPTERS, t2i_adapter
 from cdd.models.adapters.adapter import Spec, parameters
-from cdd.models.unet import UNet2DConditionModel, UNetConfig
+from cdd.models.unet import UNet2DConditionModel, UNetConfig, at
 from cdd.pretrained import families, names, original, tensors, weights
 
 STEM = 'diffusion_pytorch_model'
@@ -239,5 +239,5 @@ def fit(spec: Spec, unet: UNetConfig, where: Path) -> None:
 
 def family(unet: UNetConfig) -> str:
   """Whose U-Net it is, by the width of the text that it reads."""
-  width = unet.cross_attention_dim
+  width = at(unet.cross_attention_dim, -1)
   return FAMILIES.get(width, f'a model of text width {width}')

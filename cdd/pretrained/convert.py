@@ -28,8 +28,11 @@ def convert(
   max_shard_size: int = weights.SHARD,
   adapter: str | None = None,
   prior: str | None = None,
+  step: int | None = None,
 ) -> str:
   """Writes what `source` holds to the folder `target`, complete or not at all.
+
+  `step` is that of a run's checkpoint, in place of what it exported.
 
   Returns:
     What was written, in words.
@@ -37,7 +40,7 @@ def convert(
   Raises:
     UserError: the source is missing, broken or of a kind that is not read.
   """
-  found = locate.locate(source, variant=variant)
+  found = locate.locate(source, variant=variant, step=step)
   if adapter:
     return of_single(found.path, target, adapter, prior, dtype=dtype)
   if found.config is not None:

@@ -187,9 +187,10 @@ def unshifted(pretrained: Pretrained) -> Pretrained:
   PyTorch's Stable Diffusion pipelines do not read the field. The encoder's mean becomes
   mean - shift; the decoder's W z + b becomes W (z - shift) + b + W shift.
   """
-  shift = getattr(pretrained.configs.get('vae'), 'shift_factor', None)
-  if not shift:
+  vae = pretrained.configs.get('vae')
+  if vae is None or not (vae.shift_factor and vae.use_quant_conv and vae.use_post_quant_conv):
     return pretrained
+  shift = vae.shift_factor
   configs, params = dict(pretrained.configs), dict(pretrained.params)
   channels = configs['vae'].latent_channels
   weight = np.asarray(params['vae.post_quant_conv.kernel'], np.float32)

@@ -49,7 +49,7 @@ COMPONENTS = dict(
     'UNet2DConditionModel',
     supported.unet,
     (),
-    lambda config: dict(mid_block_type='UNetMidBlock2DCrossAttn', act_fn='silu'),
+    lambda config: dict(act_fn='silu'),
   ),
   vae=Component(
     'diffusion_pytorch_model',
@@ -64,12 +64,12 @@ COMPONENTS = dict(
       act_fn='silu',
       down_block_types=('DownEncoderBlock2D',) * len(config.block_out_channels),
       up_block_types=('UpDecoderBlock2D',) * len(config.block_out_channels),
-      patch=None if config.patch == 1 else config.patch,  # diffusers does not know it.
     ),
   ),
   text_encoder=_of_text('CLIPTextModel'),
   text_encoder_2=_of_text('CLIPTextModelWithProjection'),
 )
+OURS = ('patch',)  # Fields that diffusers does not know.
 TOKENIZERS = ('tokenizer', 'tokenizer_2')
 # The pipeline of a U-Net by the number of channels that it reads beside z.
 PIPELINES = {0: '', 4: 'InstructPix2Pix', 5: 'Inpaint'}
@@ -99,4 +99,10 @@ def written(component: str, config, read: Mapping[str, Any], dtype) -> dict[str,
     return {**read, **changed, **dict.fromkeys(kinds, np.dtype(dtype).name)}
   entry = COMPONENTS[component]
   fields = dict(config._asdict(), _class_name=entry.name, **entry.extra(config))
-  return {name: value for name, value in fields.items() if value is not None}
+  defaults = config._field_defaults
+
+  def unsaid(name, value):
+    """Whether a field says nothing: it is None by default, or ours alone and at its default."""
+    return name in defaults and value == defaults[name] and (value is None or name in OURS)
+
+  return {name: value for name, value in fields.items() if not unsaid(name, value)}

@@ -7,6 +7,7 @@ from cdd import assets
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
 from cdd.pretrained import hub, trained, weights
+from cdd.training import checkpoint, integrity
 
 
 class Found(NamedTuple):
@@ -15,7 +16,7 @@ class Found(NamedTuple):
   Attributes:
     path: the folder of a pipeline or an adapter; a single file; the workdir of a run.
     config: the config of a run, as a dict; None for anything else.
-    weights: the trained parameters of a run; None for anything else.
+    weights: the trained parameters of a run, a file or a checkpoint; None for anything else.
     adapter: whether the folder holds a single network, an adapter.
   """
 
@@ -25,20 +26,23 @@ class Found(NamedTuple):
   adapter: bool = False
 
 
-def locate(source: str | Path, *, variant: str | None = None) -> Found:
+def locate(source: str | Path, *, variant: str | None = None, step: int | None = None) -> Found:
   """Looks for a model.
 
   Args:
     source: 'packaged', the prior that ships; 'packaged:depth' and the like, the models that ship; a
       diffusers folder, or an adapter's; a run's workdir or its export/; a file; or 'owner/name'
-      of the hub, which is downloaded.
+      of the hub, which is downloaded. Of a run that has not ended it is the newest checkpoint.
     variant: of the hub's weight files, such as 'fp16'.
+    step: of a run's checkpoint, in place of what it exported.
 
   Raises:
-    UserError: there is no such packaged model, the hub does not give it, or it is a run that has
-      not ended.
+    UserError: there is no such packaged model, the hub does not give it, or it is a run without
+      such a checkpoint.
   """
   source = str(source)
+  if step is not None:
+    return of_run(Path(source), step)
   if source == 'packaged':
     return Found(assets.PRIOR)
   if source.startswith('packaged:'):
@@ -55,8 +59,25 @@ def locate(source: str | Path, *, variant: str | None = None) -> Found:
       return Found(place)
   fields = weights.read_json(folder / 'config.json') if (folder / 'config.json').exists() else {}
   if 'trainable' in fields:
-    raise UserError(f'The run {source} has no export/{trained.NAME}: it has not ended yet.')
+    return of_run(folder)
   return Found(folder, adapter='_class_name' in fields)
+
+
+def of_run(workdir: Path, step: int | None = None) -> Found:
+  """The checkpoint of a step of a run, or its newest that is whole.
+
+  Raises:
+    UserError: there is none.
+  """
+  folder, there = workdir / 'checkpoints', checkpoint.steps(workdir / 'checkpoints')
+  if not there:
+    raise UserError(f'{workdir} is no run with a checkpoint: there is none in {folder}.')
+  if step not in (None, *there):
+    raise UserError(f'{workdir} has no checkpoint of step {step}; choose one of {there}.')
+  if step is None:
+    whole = (at for at in reversed(there) if not integrity.fault(folder / str(at)))
+    step = next(whole, there[-1])
+  return Found(workdir, weights.read_json(workdir / 'config.json'), folder / str(step))
 
 
 def pipeline(source: str | Path, *, variant: str | None = None) -> Path:

@@ -21,7 +21,7 @@ RESNET = dict(
 
 def controlnet(config: UNetConfig, *, hint_widths: Sequence[int] = (16, 32, 96, 256), **_) -> Table:
   """ControlNet's `cldm` layout, whose blocks are counted through all levels."""
-  per_level = config.layers_per_block + 1
+  per_level = config.layers(0) + 1
 
   def block(m):
     return f'input_blocks.{int(m[1]) * per_level + int(m[2]) + 1}'

@@ -12,7 +12,7 @@ from cdd.models.unet import UNetConfig
 # only matter to values that are refused here.
 UNET = dict(
   down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
-  mid_block_type=('UNetMidBlock2DCrossAttn',),
+  mid_block_type=('UNetMidBlock2DCrossAttn', None),
   up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
   addition_embed_type=(None, 'text_time'),
   act_fn=('silu', 'swish'),
@@ -46,18 +46,18 @@ PER_LEVEL = (
   'down_block_types',
   'up_block_types',
   'attention_head_dim',
+  'cross_attention_dim',
+  'layers_per_block',
   'transformer_layers_per_block',
   'only_cross_attention',
 )
-NUMBERS = ('layers_per_block', 'cross_attention_dim', 'norm_num_groups')
+NUMBERS = ('norm_num_groups',)
 # Fields of config.json that change what is computed -> what is computed here.
 VAE = dict(
   act_fn=('silu',),
   down_block_types=('DownEncoderBlock2D',),
   up_block_types=('UpDecoderBlock2D',),
   mid_block_add_attention=(True,),
-  use_quant_conv=(True,),
-  use_post_quant_conv=(True,),
   latents_mean=(None,),
   latents_std=(None,),
 )
@@ -116,7 +116,8 @@ def sizes(fields: Mapping[str, Any]) -> list[str]:
   widths, groups = config.block_out_channels, config.norm_num_groups
   sides = config.sample_size if config.sample_size is not None else 1
   lists = dict(block_out_channels=widths, attention_head_dim=config.attention_head_dim)
-  lists |= dict(sample_size=sides, norm_num_groups=groups, layers_per_block=config.layers_per_block)
+  lists |= dict(sample_size=sides, norm_num_groups=groups)
+  lists |= {name: getattr(config, name) for name in ('layers_per_block', 'cross_attention_dim')}
   problems = [
     f'{name} is {value!r} (supported: whole numbers, 1 or more)'
     for name, value in lists.items()

@@ -17,6 +17,10 @@ SD21 = dict(attention_head_dim=(1, 2, 2, 4), use_linear_projection=True)
 FAMILIES = dict(
   sd15=(dict(peers.FIELDS, up_block_types=peers.UP), peers.TEXT),
   sd21=(dict(peers.FIELDS, up_block_types=peers.UP, **SD21), peers.TEXT),
+  lists=(  # As tiny-sd: levels of their own depth, and no middle block.
+    dict(peers.FIELDS, up_block_types=peers.UP, layers_per_block=(1, 2, 1, 2), mid_block_type=None),
+    peers.TEXT,
+  ),
   sdxl=(dict(peers.XL_FIELDS, up_block_types=peers.XL_UP), peers.XL_TEXT),
 )
 

@@ -18,6 +18,8 @@ def networks(prior):
   def load(patch):
     spec = ConfigDict(dict(path=str(prior), replace=dict(vae=dict(patch=patch))))
     pretrained = priors.load(spec, prior.parent, ())
+    vae_alone = {'vae': pretrained.configs['vae']}  # The U-Net is not made for patches.
+    pretrained = pretrained._replace(configs=vae_alone)
     model = ConfigDict(dict(adapter=dict(name='none'), dtype='float32'))
     return priors.networks(model, pretrained)[0], pretrained.params
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
 from cdd.core.errors import UserError
+from cdd.models.assemble import assemble
 from cdd.models.unet import UNetConfig
 from cdd.pretrained import diffusers, families, names, priors, tensors
 
@@ -341,7 +342,6 @@ def test_the_weights_of_another_text_encoder_are_listed_and_counted(tmp_path):
     ('act_fn', 'gelu'),
     ('down_block_types', ['DownEncoderBlock2D', 'AttnDownEncoderBlock2D']),
     ('mid_block_add_attention', False),
-    ('use_quant_conv', False),
     ('latents_mean', [0.1, 0.2, 0.3, 0.4]),
   ],
 )
@@ -350,6 +350,24 @@ def test_an_autoencoder_that_computes_something_else_is_refused_by_its_field(fie
   path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
   with pytest.raises(UserError, match=f'vae/config.json: .*autoencoder.*{field} is'):
     diffusers.load(folder)
+
+
+def test_an_autoencoder_without_quant_convolutions_is_the_references(tmp_path):
+  fields = dict(torch_vae().config, use_quant_conv=False, use_post_quant_conv=False)
+  theirs = reference.AutoencoderKL.from_config(fields).eval()
+  theirs.save_pretrained(tmp_path / 'vae')
+  read = diffusers.load(tmp_path)
+  networks, _ = assemble(read.configs, read.params, {}, None)
+  images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+  with torch.no_grad():
+    expected = theirs.encode(torch.tensor(images.transpose(0, 3, 1, 2))).latent_dist
+    decoded = theirs.decode(expected.mean).sample
+  mean, log_variance = networks.moments(read.params, images)
+  channels_last = lambda tensor: tensor.numpy().transpose(0, 2, 3, 1)
+  np.testing.assert_allclose(mean, channels_last(expected.mean), atol=1e-5)
+  np.testing.assert_allclose(log_variance, channels_last(expected.logvar), atol=1e-5)
+  ours = networks.render(read.params, mean)
+  np.testing.assert_allclose(ours, channels_last(decoded), atol=1e-5)
 
 
 # What is written.

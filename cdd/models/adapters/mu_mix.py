@@ -59,5 +59,5 @@ class MuMix(nnx.Module):
 def skip_levels(config: UNetConfig) -> tuple[int, ...]:
   """The level that every skip belongs to."""
   last = len(config.block_out_channels) - 1
-  counts = [config.layers_per_block + (level < last) for level in range(last + 1)]
+  counts = [config.layers(level) + (level < last) for level in range(last + 1)]
   return (0, *(level for level, count in enumerate(counts) for _ in range(count)))
