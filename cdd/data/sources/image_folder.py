@@ -46,11 +46,22 @@ def image_folder(
     raise UserError(f'There is no image folder {str(path)!r}; set data.source.path to one.')
   rows = captions.listing(folder, split, caption_column)
   if caption_column != '' and rows and not any(row.caption for row in rows):
-    logging.warning(
-      'All captions of %s are empty; they are read from %s, or from NAME.txt beside NAME.png.',
-      folder,
-      ', '.join(captions.METADATA),
-    )
+    files = ', '.join(captions.METADATA)
+    said = 'All captions of %s are empty; they are read from %s, or from NAME.txt beside NAME.png.'
+    logging.warning(said, folder, files)
+  examples, skipped = sorted_out(folder, rows, size, colour)
+  if not examples:
+    raise UserError(none_left(folder, split, size, skipped))
+  label = f'image_folder({folder.name!r}, split={split!r}, size={size}, seed={seed})'
+  return transforms.RandomCrops(
+    examples, size=size, seed=seed, length=length, label=label, skipped=skipped
+  )
+
+
+def sorted_out(
+  folder: Path, rows: Sequence[captions.Row], size: int, colour: tuple[int, int, int]
+) -> tuple[list[pictures.Picture], dict[str, Exception]]:
+  """(the pictures that hold a crop, why each of the others is skipped), by their headers."""
   examples, skipped = [], {}
   for row in rows:
     try:
@@ -61,13 +72,8 @@ def image_folder(
       skipped[row.name] = error
   if skipped:
     total = counted(len(rows), 'image')
-    logging.warning('Skipped %d of %s in %s.', len(skipped), total, folder)
-  if not examples:
-    raise UserError(none_left(folder, split, size, skipped))
-  label = f'image_folder({folder.name!r}, split={split!r}, size={size}, seed={seed})'
-  return transforms.RandomCrops(
-    examples, size=size, seed=seed, length=length, label=label, skipped=skipped
-  )
+    logging.warning('Skipped %d of %s in %s.', len(rows) - len(examples), total, folder)
+  return examples, skipped
 
 
 def none_left(folder: Path, split: str | None, size: int, skipped: dict[str, Exception]) -> str:
