@@ -64,8 +64,9 @@ def encode(
   captions, arrays = [], {}
   for batch in tqdm(drawn, desc='encoding', total=total, unit='batch', dynamic_ncols=True):
     start, here = len(captions), len(batch['caption'])
+    whole = {'sizes': lambda sizes: sizes.astype(np.int32)} if 'sizes' in batch else {}
     captions += map(str, batch['caption'])
-    for name, encoder in encoders.items():
+    for name, encoder in (encoders | whole).items():
       # The last batch is filled up, so that one shape compiles.
       filled = np.concatenate([batch[name], np.repeat(batch[name][-1:], batch_size - here, axis=0)])
       array = np.asarray(encoder(filled))[:here]
@@ -97,7 +98,10 @@ def finite(array: np.ndarray, name: str, start: int) -> np.ndarray:
 
 
 class Latents:
-  """`[i] -> dict(image_latents, condition_latents | condition, caption)`, as `write` left them."""
+  """`[i] -> dict(image_latents, condition_latents | condition, caption, sizes)`, as written.
+
+  Sizes are there if the source has them.
+  """
 
   def __init__(self, folder: Path):
     self._folder = Path(folder)
@@ -116,6 +120,8 @@ class Latents:
     for name, array in self._arrays.items():
       if array.dtype == np.uint8:
         example[name] = array[index].astype(np.float32) / 255
+      elif array.dtype == np.int32:
+        example[name] = array[index].astype(np.float32)
       else:
         example[f'{name}_latents'] = array[index].astype(np.float32)
     return example

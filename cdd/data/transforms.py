@@ -108,7 +108,10 @@ class RandomCrops:
     return self._length
 
   def __getitem__(self, index):
-    """An example: aligned crops, the uint8 ones as float32 in 0..1, and the caption.
+    """An example: aligned crops, the uint8 ones as float32 in 0..1, the caption, and the sizes.
+
+    The sizes are those that SDXL reads (`types.Text`). The crop's corner is one of the picture as
+    it was read, reduced and mirrored, as diffusers' training counts it.
 
     Raises:
       IndexError: the index is beyond the length.
@@ -146,7 +149,10 @@ class RandomCrops:
     top = int(rng.integers(height - self._size + 1))
     left = int(rng.integers(width - self._size + 1))
     arrays = crop(arrays, top, left, self._size)
-    return flip(arrays) if rng.random() < 0.5 else arrays
+    if rng.random() < 0.5:
+      arrays, left = flip(arrays), width - left - self._size
+    original = chosen.sizes[0][::-1]
+    return dict(arrays, sizes=np.float32([*original, top, left, self._size, self._size]))
 
   def _skip(self, name, reason):
     if name not in self.skipped:

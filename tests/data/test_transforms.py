@@ -49,6 +49,11 @@ def test_an_image_and_its_depth_are_cut_and_flipped_together():
     assert example['image'].dtype == np.float32 and example['image'].shape == (24, 24, 3)
     np.testing.assert_array_equal(example['depth'], 1000 * rows + columns)
     np.testing.assert_allclose(255 * example['mask'][..., 0], columns % 2, atol=1e-4)
+    # What SDXL reads: the picture's own size, the corner where it was cut, the crop's size.
+    original, corner, target = example['sizes'].reshape(3, 2).astype(int).tolist()
+    assert original == [100, 120] and target == [24, 24]
+    mirrored = width[0, 0] - 1 - columns if columns[0, 0] > columns[0, 1] else columns
+    assert corner == [rows[0, 0], mirrored[0, 0]]
     # A contiguous square of the picture as it was read at one of its sizes.
     assert (np.diff(rows, axis=0) == 1).all() and (np.diff(rows, axis=1) == 0).all()
     step = np.diff(columns, axis=1)

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from cdd import sampling
-from cdd.data import pipeline, tokens
+from cdd.data import SOURCES, TASKS, pipeline, tokens
 from cdd.data.scenes import Scenes
 
 torch.set_num_threads(1)
@@ -254,3 +255,20 @@ def test_a_caption_that_training_drops_is_what_guidance_leads_away_from(tmp_path
     np.testing.assert_array_equal(text.states, away.states)
     assert (np.asarray(text.states[0]) == 0).all() == (kind == 'sdxl')
     assert np.asarray(text.states[1]).any()
+
+
+def test_training_tells_sdxl_the_size_of_a_picture_and_the_corner_of_its_crop(tmp_path):
+  model = sampling.load(folder_of(parts(tmp_path, 'sdxl'), tmp_path))
+  folder = tmp_path / 'pictures'
+  folder.mkdir()
+  noisy = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
+  Image.fromarray(noisy).save(folder / 'a.png')
+  source = SOURCES['image_folder'](path=folder, size=SIZE)
+  example = TASKS['text_to_image']().example(source[0], np.random.default_rng(0))
+  arrays = pipeline.as_arrays(example, model.tokenize)
+  sizes = model.networks.sizes({name: leaf[None] for name, leaf in arrays.items()})
+  (height, width, top, left, *target) = np.asarray(sizes)[0].astype(int)
+  assert (height, width, *target) == (120, 160, SIZE, SIZE)
+  cut = noisy[top : top + SIZE, left : left + SIZE] / 255
+  flipped = noisy[:, ::-1][top : top + SIZE, left : left + SIZE] / 255
+  assert any(np.allclose(example['image'], one, atol=1e-6) for one in (cut, flipped))

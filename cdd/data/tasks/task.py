@@ -26,3 +26,12 @@ class Task(NamedTuple):
 
   draw: Callable[[dict, np.random.Generator], dict]
   from_picture: Callable[[Image.Image], np.ndarray] = as_rgb
+
+  def example(self, source: dict, rng: np.random.Generator) -> dict:
+    """What is drawn of an example of a source, with the `sizes` of its crop (`types.Text`).
+
+    A source that does not say them gives whole pictures.
+    """
+    sides = source['image'].shape[:2]
+    whole = np.float32([*sides, 0, 0, *sides])
+    return self.draw(source, rng) | dict(sizes=source.get('sizes', whole))
