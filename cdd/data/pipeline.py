@@ -1,6 +1,6 @@
 """Owns the way from a source to batches: shuffled, prefetched, resumable, cut over processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grain
 import numpy as np
@@ -27,46 +27,56 @@ class Batches:
     caption_dropout: float = 0.0,
     threads: int = 2,
     workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
   ):
     """`batch_size` counts all processes; this one yields its part.
 
     Args:
       threads, workers: what draws the examples (`prefetched`).
-
-    Raises:
-      UserError: the processes do not divide the batch.
+      rows: which examples of a batch this process yields; all of them if None.
     """
-    if batch_size % process_count:
-      raise UserError(f'{process_count} processes do not divide a batch of {batch_size}.')
-    mine = slice(process_index, None, process_count)
 
     def prepare(example, rng):
       dropped = rng.random() < caption_dropout
       return as_arrays(task(example, rng), tokenize, dropped=dropped)
 
-    # Drawn before the cut, so that an example's draws are the same on any number of processes.
+    # Drawn before the cut, so that a batch is the same on any number of processes.
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(prepare)
-    # The remainder of an endless stream; counting it overflows for batches of one.
-    dataset = dataset[mine].batch(batch_size // process_count, drop_remainder=True)
-    self._iterator = prefetched(dataset, threads=threads, workers=workers)
+    dataset = dataset[: len(dataset) // batch_size * batch_size]
+    mine = range(batch_size) if rows is None else rows
+    dataset = grain.experimental.ZipMapDataset([dataset[row::batch_size] for row in mine])
+    self._dataset = dataset.map(stacked)
+    self._settings = dict(threads=threads, workers=workers)
+    self._iterator, self._next = None, 0
 
   def __iter__(self):
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
-    return next(self._iterator)
+    if self._iterator is None:
+      self._iterator = prefetched(self._dataset[self._next :], **self._settings)
+    batch = next(self._iterator)
+    self._next += 1
+    return batch
 
   def get_state(self) -> dict:
-    return self._iterator.get_state()
+    """The number of the next batch; it says nothing of threads, workers and processes."""
+    return dict(next_index=self._next)
 
   def set_state(self, state: dict) -> None:
-    self._iterator.set_state(state)
+    self.close()
+    self._next = state['next_index']
 
   def close(self) -> None:
     """Ends what works ahead."""
-    self._iterator.close()
+    if self._iterator is not None:
+      self._iterator.close()
+      self._iterator = None
+
+
+def stacked(examples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """Examples as a batch."""
+  return {name: np.stack([each[name] for each in examples]) for name in examples[0]}
 
 
 def prefetched(dataset: grain.MapDataset, *, threads: int, workers: int):
@@ -110,5 +120,5 @@ def held_out(source, task: Callable, tokenize: Callable, *, batch_size: int, see
       as_arrays(task(source[i], np.random.default_rng((seed, i))), tokenize)
       for i in range(start, start + batch_size)
     ]
-    batches.append({name: np.stack([e[name] for e in examples]) for name in examples[0]})
+    batches.append(stacked(examples))
   return batches

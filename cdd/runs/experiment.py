@@ -75,7 +75,7 @@ def experiment(config, workdir: Path) -> Experiment:
     initial=lambda: step.create(train),
     abstract=step.abstract,
     step=lambda state, batch: step.update(state, frozen, batch, rng),
-    batches=streams.batches(config, stream, tokenize),
+    batches=streams.batches(config, stream, tokenize, mesh),
     held_out=streams.held_out(config, tokenize),
     sample=sampling(networks, frozen, mesh),
     reconstruct=reconstruction(networks, frozen, mesh),

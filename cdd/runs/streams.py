@@ -15,6 +15,7 @@ from cdd.core import trees
 from cdd.core.registry import bind
 from cdd.data import SOURCES, TASKS, cache, pipeline
 from cdd.models.networks import Networks
+from cdd.training import sharding
 
 
 class Stream(NamedTuple):
@@ -27,7 +28,7 @@ class Stream(NamedTuple):
 def training(config) -> Stream:
   """The examples that a run trains on."""
   task = bind(TASKS, config.data.task, 'task')()
-  return Stream(bind(SOURCES, config.data.source, 'source')(), task.draw)
+  return Stream(bind(SOURCES, config.data.source, 'source')(), task.example)
 
 
 def captions(source, most: int = 4000):
@@ -35,8 +36,8 @@ def captions(source, most: int = 4000):
   return (source[index]['caption'] for index in range(min(most, len(source))))
 
 
-def batches(config, stream: Stream, tokenize: Callable) -> pipeline.Batches:
-  """The training batches of this process."""
+def batches(config, stream: Stream, tokenize: Callable, mesh) -> pipeline.Batches:
+  """The training batches: what of them lies on the devices of this process."""
   return pipeline.Batches(
     stream.source,
     stream.draw,
@@ -46,8 +47,7 @@ def batches(config, stream: Stream, tokenize: Callable) -> pipeline.Batches:
     caption_dropout=config.data.caption_dropout,
     threads=config.data.threads,
     workers=config.data.workers,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    rows=sharding.rows(mesh, config.data.batch_size),
   )
 
 
@@ -61,7 +61,7 @@ def held_out(config, tokenize: Callable) -> Callable[[int, int], list[dict]]:
 
   def batches(count: int, batch_size: int) -> list[dict]:
     settings = dict(batch_size=batch_size, seed=0, count=count)
-    return pipeline.held_out(source, task.draw, tokenize, **settings)
+    return pipeline.held_out(source, task.example, tokenize, **settings)
 
   return batches
 

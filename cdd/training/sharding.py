@@ -120,7 +120,21 @@ def readable(params, mesh: Mesh) -> dict:
   return {path: complete(leaf) for path, leaf in params.items()}
 
 
+def rows(mesh: Mesh, batch_size: int) -> list[int]:
+  """Which examples of a global batch lie on the devices of this process, ascending.
+
+  Raises:
+    UserError: the devices do not divide the batch.
+  """
+  if batch_size % mesh.size:
+    raise UserError(
+      f'config.data.batch_size={batch_size} cannot be divided among {mesh.size} devices.'
+    )
+  places = over_batch(mesh).addressable_devices_indices_map((batch_size,))
+  return sorted(row for (cut,) in places.values() for row in range(batch_size)[cut])
+
+
 def put_batch(batch, mesh: Mesh):
-  """A host batch (this process's part) as global arrays, cut over all devices."""
+  """A host batch (the `rows` of this process) as global arrays, cut over all devices."""
   place = over_batch(mesh)
   return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(place, leaf), batch)
