@@ -62,12 +62,13 @@ def define_flags() -> None:
   text('max_shard_size', '10GB', 'Larger weights are cut into files of this size.')
   text('adapter', None, 'What a single .safetensors holds: --adapter=controlnet.')
   text('prior', None, 'The model of the U-Net that such an adapter belongs to.')
+  flags.DEFINE_integer('step', None, 'Of a run: its checkpoint of this step.', lower_bound=0)
   flags.DEFINE_bool('overwrite', False, 'Replaces --target if it holds a model.')
   flags.mark_flags_as_required(['source', 'target'])
 
 
 def main() -> None:
-  target = Path(FLAGS.target)
+  target = cli.folder(FLAGS.target, 'target')
   check_target(target, overwrite=FLAGS.overwrite)
   what = convert(
     FLAGS.source,
@@ -77,6 +78,7 @@ def main() -> None:
     max_shard_size=size(FLAGS.max_shard_size),
     adapter=FLAGS.adapter,
     prior=FLAGS.prior,
+    step=FLAGS.step,
   )
   print(f'Wrote {target}: {what}.')
 

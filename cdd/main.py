@@ -1,12 +1,10 @@
 """The command line of training: `python -m cdd.main --config=configs/depth.py:tiny`."""
 
 import json
-from pathlib import Path
 
-import jax
 from absl import flags
 
-from cdd.core import cli
+from cdd.core import cli, hosts
 from cdd.core.cli import FLAGS
 from cdd.runs import config as configs
 from cdd.runs import loop
@@ -16,7 +14,10 @@ def define_flags() -> None:
   cli.define_config()
   flags.declare_key_flag('config')
   flags.DEFINE_string('workdir', None, 'The folder of the run; runs/NAME if not given.')
-  flags.DEFINE_bool('distributed', False, 'Several hosts: jax.distributed.initialize() first.')
+  flags.DEFINE_bool('distributed', False, 'Joins the processes that run this on other hosts.')
+  flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0; found on TPU pods.')
+  flags.DEFINE_integer('num_processes', None, 'How many processes there are.', lower_bound=1)
+  flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0 on.', lower_bound=0)
   flags.DEFINE_bool('print_config', False, 'Prints every field of the config and ends.')
 
 
@@ -25,9 +26,12 @@ def main() -> None:
   if FLAGS.print_config:
     print(json.dumps(configs.as_json(config), indent=2))
     return
-  if FLAGS.distributed:
-    jax.distributed.initialize()
-  loop.run(config, Path(FLAGS.workdir or f'runs/{config.name}'))
+  workdir = cli.folder(FLAGS.workdir or f'runs/{config.name}', 'workdir')
+  place = FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
+  if FLAGS.distributed or place != (None, None, None):
+    hosts.join(*place)
+  with hosts.together():
+    loop.run(config, workdir)
 
 
 if __name__ == '__main__':

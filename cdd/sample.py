@@ -26,7 +26,7 @@ from cdd.reports import grid
 from cdd.sampling import Settings, load
 from cdd.sampling.spread import spread
 
-OF_MODEL = ('model', 'adapter', 'dtype')
+OF_MODEL = ('model', 'step', 'adapter', 'dtype')
 OF_IMAGE = ('prompt', 'negative', 'condition', 'seeds')
 
 
@@ -71,6 +71,7 @@ def write(folder: Path, images: np.ndarray, rows: Sequence[dict], sheet: np.ndar
 
 def define_flags() -> None:
   flags.DEFINE_string('model', 'packaged', "A run, a diffusers folder, 'packaged:depth'.")
+  flags.DEFINE_integer('step', None, 'Of a run: its checkpoint of this step.', lower_bound=0)
   flags.DEFINE_string('adapter', None, "The folder of an adapter in diffusers' layout.")
   flags.DEFINE_string('dtype', 'float32', 'What the networks compute in.')
   flags.DEFINE_multi_string('prompt', '', 'May be repeated, once per image.')
@@ -98,11 +99,13 @@ def run(settings: Mapping[str, Any]) -> None:
   how = Settings(**{name: settings[name] for name in Settings._fields})
   choose(SAMPLERS, how.sampler or 'ddim', 'sampler')
   choose(SPACINGS, how.spacing or 'trailing', 'spacing')
+  out = cli.folder(settings['out'], 'out')
   seeds, size = (whole_numbers(settings[name], name) for name in ('seeds', 'size'))
   paths = settings['condition'] or ()
   opened = [picture(path) for path in paths]
   given = spread({name: settings[name] for name in OF_IMAGE} | dict(seeds=seeds))
-  pipeline = load(settings['model'], adapter=settings['adapter'], dtype=settings['dtype'])
+  named = {name: settings[name] for name in OF_MODEL if name != 'model'}
+  pipeline = load(settings['model'], **named)
   how = pipeline.resolved(how)
   conditions = [condition(p, i, pipeline.task) for p, i in zip(paths, opened, strict=True)]
   images = pipeline(
@@ -121,7 +124,7 @@ def run(settings: Mapping[str, Any]) -> None:
     seed = each.pop('seeds')
     rows.append(dict(file=f'{index:04d}_{seed}.png', seed=seed, **each, **common))
   sheet = contact_sheet(images, spread(dict(c=conditions or None, images=images))['c'])
-  write(Path(settings['out']), images, rows, sheet)
+  write(out, images, rows, sheet)
   print(f'Wrote {counted(len(images), "image")}, samples.jsonl and grid.png to {settings["out"]}.')
 
 

@@ -25,10 +25,24 @@ WRONG = [
   (['--config=elsewhere/depth.py'], "'elsewhere/depth.py'; choose one of"),
   (['--config=depth:tiny,small'], "'size' is given twice"),
   ([], '--config'),
+  (
+    ['--config=depth:tiny', '--workdir=gs://bucket/run'],
+    '--workdir=gs://bucket/run is the address',
+  ),
+  (['--config=depth:tiny', '--coordinator=there'], '--coordinator=there is not HOST:PORT'),
+  (['--config=depth:tiny', '--distributed', '--num_processes=2'], 'Give --coordinator=HOST:PORT'),
+]
+# Other commands that write a folder.
+BUCKETS = [
+  ['cdd.convert', '--source=packaged', '--target=s3://bucket/model'],
+  ['cdd.sample', '--out=gs://bucket/samples'],
 ]
 # The flags of each command that its help shows first.
 HELP = {
-  'cdd.main': ['config', '[no]distributed', '[no]print_config', 'workdir'],
+  'cdd.main': [
+    *('config', 'coordinator', '[no]distributed', 'num_processes', '[no]print_config'),
+    *('process_id', 'workdir'),
+  ],
   'cdd.plan': ['config', 'family', 'resolution', 'topology'],
   'cdd.sample': ['adapter', 'condition', 'dtype', 'guidance', 'image_guidance', 'model'],
   'cdd.convert': ['adapter', 'dtype', 'max_shard_size', '[no]overwrite', 'prior', 'source'],
@@ -43,11 +57,14 @@ def said(tmp_path_factory):
   lines = [['cdd.main', *words] for words, _ in WRONG] + [['cdd.main', *PRINTED]]
   lines += [[module, '--help'] for module in HELP]
   lines.append(['cdd.convert', '--source=nowhere', f'--target={folder / "out"}'])
-  done = commands.run(lines, cwd=folder)
+  done = commands.run(lines + BUCKETS, cwd=folder)
   assert not list(folder.iterdir())
+  done, buckets = done[: len(lines)], done[len(lines) :]
   wrong, (printed, *helps, unconverted) = done[: len(WRONG)], done[len(WRONG) :]
   helps = dict(zip(HELP, helps, strict=True))
-  return SimpleNamespace(wrong=wrong, printed=printed, helps=helps, unconverted=unconverted)
+  return SimpleNamespace(
+    wrong=wrong, printed=printed, helps=helps, unconverted=unconverted, buckets=buckets
+  )
 
 
 def test_a_mistake_is_answered_in_one_line_without_a_traceback(said):
@@ -56,6 +73,12 @@ def test_a_mistake_is_answered_in_one_line_without_a_traceback(said):
     assert done.code == 1 and line.startswith('error: ') and message in line
   (line,) = said.unconverted.err.splitlines()
   assert said.unconverted.code == 1 and "no pretrained model at 'nowhere'" in line
+
+
+def test_no_command_takes_the_address_of_a_bucket_for_a_folder(said):
+  for done in said.buckets:
+    (line,) = done.err.splitlines()
+    assert done.code == 1 and 'mount the bucket, for example with gcsfuse' in line
 
 
 def test_a_config_is_found_by_name_and_printed_whole_with_what_was_overridden(said):

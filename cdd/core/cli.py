@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from cdd.core import runtime
+from cdd.core import files, runtime
 from cdd.core.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -27,14 +27,48 @@ def run(main: Callable[[], None]) -> None:
       if len(arguments) > 1:
         raise UserError(f'Unexpected arguments {arguments[1:]}; every option starts with --.')
       logging.set_verbosity(logging.WARNING)
+      leave_out_noise()
       runtime.configure()
       main()
     except UserError as error:
       sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+      print('error: interrupted', file=sys.stderr)
+      sys.exit(130)
     except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
       os._exit(1)
+    except OSError as error:
+      if error.errno not in files.REFUSED:
+        raise
+      sys.exit(f'error: {error}')
 
   app.run(guarded, flags_parser=parse)
+
+
+def leave_out_noise() -> None:
+  """Keeps tracebacks of background threads away: what broke there is raised in the main thread."""
+
+  def hook(kind, error, trace) -> None:
+    if not (kind is RuntimeError and str(error) == 'Event loop is closed'):  # TensorStore's.
+      sys.__excepthook__(kind, error, trace)
+
+  sys.excepthook = hook
+  orbax = '_SignalingThread.run() raised an exception'
+  logging.get_absl_handler().addFilter(lambda record: orbax not in record.getMessage())
+
+
+def folder(value: str, flag: str) -> Path:
+  """The folder that a flag names, to be written.
+
+  Raises:
+    UserError: it is the address of a bucket.
+  """
+  if '://' in value:
+    raise UserError(
+      f'--{flag}={value} is the address of a bucket, and only folders are written: mount the '
+      'bucket, for example with gcsfuse, and give the folder that it is mounted at.'
+    )
+  return Path(value)
 
 
 def define_config() -> None:

@@ -1,12 +1,16 @@
 """Owns every write of a file or a folder: it is there complete, or not at all."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Why a disk may refuse to be written in the middle of a run: it is full, over quota, or broken.
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,36 @@
 """Owns what a workdir says of its config: written once, compared when a run goes on."""
 
+import functools
 import json
 import os
 from pathlib import Path
 
 from cdd.core import files
 from cdd.core.errors import UserError
+from cdd.training import checkpoint
 
-# Sections that may change between a run and its resumption: they do not touch the parameters.
-FREE = ('evaluation', 'log')
+# What may change between a run and its resumption: how long it is, how it is shown, and where and
+# by what it is computed. Anything else would make it another run.
+FREE = (
+  'evaluation',
+  'log',
+  'steps',
+  'data.workers',
+  'data.threads',
+  'model.remat',
+  'mesh',
+  'sharding',
+)
+# The least that a number may be.
+LEAST = {
+  'steps': 0,
+  'accumulate': 1,
+  'data.batch_size': 1,
+  'log.every': 1,
+  'log.checkpoint_every': 1,
+  'log.samples_every': 0,
+  'log.keep': 1,
+}
 
 
 def as_json(config) -> dict:
@@ -21,8 +43,29 @@ def write(config, workdir: Path) -> None:
   files.write_json(workdir / 'config.json', as_json(config))
 
 
-def check(config, workdir: Path) -> None:
+def check_numbers(config) -> None:
+  """Refuses numbers with which the loop cannot run.
+
+  Raises:
+    UserError: names the field.
+  """
+  fields = as_json(config)
+  for path, least in LEAST.items():
+    value = functools.reduce(lambda tree, name: tree[name], path.split('.'), fields)
+    if value < least:
+      raise UserError(f'config.{path} is {value}; it must be at least {least}.')
+  if config.data.batch_size % config.accumulate:
+    raise UserError(
+      f'config.accumulate={config.accumulate} does not divide '
+      f'config.data.batch_size={config.data.batch_size}.'
+    )
+
+
+def check(config, workdir: Path) -> str:
   """Refuses a workdir that cannot be written, or that belongs to another config.
+
+  Returns:
+    What may differ and does, in words: 'steps=800 (was 500)'; empty if nothing does.
 
   Raises:
     UserError: names the reason, or the fields that differ.
@@ -34,21 +77,38 @@ def check(config, workdir: Path) -> None:
     raise UserError(f'The workdir {workdir} cannot be written: {there} is {reason}.')
   path = workdir / 'config.json'
   if not path.exists():
-    return
+    return ''
   try:
     before = json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise UserError(f'{path} cannot be read: {error}. Give another --workdir.') from error
-  differing = [
-    f'{key}: {old!r} there, {new!r} now'
-    for key, old, new in differences(before, as_json(config))
-    if key.split('.')[0] not in FREE
-  ]
-  if differing:
+  changed = list(differences(before, as_json(config)))
+  refuse([each for each in changed if not is_free(each[0])], workdir)
+  last = checkpoint.newest(workdir / 'checkpoints')
+  if last is not None and last > config.steps:
     raise UserError(
-      f'{workdir} belongs to a run with another config ({"; ".join(differing[:6])}). '
-      'Give another --workdir, or remove that one.'
+      f'{workdir} is at step {last} already, past config.steps={config.steps}. Give '
+      f'--config.steps={last} or more, or another --workdir.'
     )
+  return ', '.join(f'{key}={new!r} (was {old!r})' for key, old, new in changed)
+
+
+def is_free(key: str) -> bool:
+  """Whether a field may change when a run is resumed."""
+  return any(key == free or key.startswith(f'{free}.') for free in FREE)
+
+
+def refuse(changed: list[tuple], workdir: Path) -> None:
+  """Refuses to resume a run with other values of these (field, old, new), if there are any."""
+  if not changed:
+    return
+  shown = [f'{key}: {old!r} there, {new!r} now' for key, old, new in changed[:6]]
+  shown += [f'and {len(changed) - 6} more'] if len(changed) > 6 else []
+  key, old, _ = changed[0]
+  raise UserError(
+    f'{workdir} belongs to a run with another config ({"; ".join(shown)}). Set what differs back, '
+    f'as with --config.{key}={old}, or give another --workdir.'
+  )
 
 
 def differences(old, new, prefix=''):

@@ -1,7 +1,6 @@
 """Owns the training loop: resume, step, log, checkpoint, and then evaluate."""
 
 import contextlib
-import signal
 import time
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from cdd.core import files, hosts
 from cdd.core.errors import UserError
 from cdd.reports import grid
 from cdd.runs import config as configs
@@ -26,16 +26,31 @@ def run(config, workdir: Path) -> None:
 
   Raises:
     UserError: the workdir belongs to another config, the config names something unknown, the
-      prior is missing, or the loss is not finite.
+      prior is missing, the loss is not finite, or the disk is full.
   """
-  if config.steps < 0:
-    raise UserError(f'config.steps is {config.steps}; it must not be negative.')
-  configs.check(config, workdir)
+  try:
+    trained(config, workdir)
+  except OSError as error:
+    if error.errno not in files.REFUSED:
+      raise
+    last = checkpoint.newest(workdir / 'checkpoints')
+    said = (
+      'there is no checkpoint yet' if last is None else f'the last checkpoint is of step {last}'
+    )
+    raise UserError(
+      f'{workdir} cannot be written: {error}; {said}. Once it can, the same command resumes.'
+    ) from error
+
+
+def trained(config, workdir: Path) -> None:
+  """`run`, in which a disk may still refuse to be written."""
+  configs.check_numbers(config)
+  changed = configs.check(config, workdir)
   bound = experiment(config, workdir)
   report.check(bound, config)
   if jax.process_index() == 0:
     configs.write(config, workdir)
-  state = fit(bound, config, workdir)
+  state = fit(bound, config, workdir, changed)
   if state is None:
     return
   export.export(bound, config, state.evaluated, workdir / 'export')
@@ -43,8 +58,12 @@ def run(config, workdir: Path) -> None:
     report.evaluate(bound, config, state.evaluated, workdir)
 
 
-def fit(experiment, config, workdir: Path):
-  """Runs the steps that are left; returns the final state, or None if a signal stopped it."""
+def fit(experiment, config, workdir: Path, changed: str = ''):
+  """Runs the steps that are left; returns the final state, or None if a signal stopped it.
+
+  Args:
+    changed: how the config differs from that of the checkpoint, in words.
+  """
   with contextlib.ExitStack() as stack:
     checkpoints = checkpoint.Checkpoints(
       workdir / 'checkpoints', experiment.abstract, keep=config.log.keep, best='score'
@@ -54,45 +73,29 @@ def fit(experiment, config, workdir: Path):
     if checkpoints.latest() is None:
       state = experiment.initial()
     else:
-      state, place = checkpoints.restore()
-      experiment.batches.set_state(place)
-    start = int(state.step)
-    main = jax.process_index() == 0
+      state, _ = checkpoints.restore()
+    start, main = int(state.step), jax.process_index() == 0
+    experiment.batches.set_state(dict(next_index=start))  # A batch for every step.
+    if changed and main:
+      print(f'Going on from step {start} with {changed}.', flush=True)
     log = stack.enter_context(writers.Writer(workdir, step=start)) if main else None
     bar = dict(desc=config.name, total=config.steps, initial=start, dynamic_ncols=True)
     bar = stack.enter_context(tqdm(**bar, disable=not main))
-    stop = stack.enter_context(Stop())
+    stop = stack.enter_context(hosts.Stop())
     loop = Loop(experiment, config, log, bar)
     for step in range(start + 1, config.steps + 1):
       state = loop.step(state, step)
-      asked = stop.asked
-      if asked or step == config.steps or step % config.log.checkpoint_every == 0:
+      stopping = stop.reached(step)
+      metrics = {} if stopping else loop.preview(state, step, workdir)
+      if stopping or step == config.steps or step % config.log.checkpoint_every == 0:
         loop.settle()
-        metrics = {} if asked else loop.preview(state, step, workdir)
         checkpoints.save(step, state, experiment.batches.get_state(), metrics or None)
-      if asked and step < config.steps:
-        bar.write(f'Stopped after step {step}; the same command resumes there.')
+      if stopping:
+        checkpoints.wait()
+        if main:
+          bar.write(f'Stopped after step {step}; the same command resumes there.')
         return None
   return state
-
-
-class Stop:
-  """Turns the first SIGTERM or SIGINT into a request to save and leave."""
-
-  asked = False
-
-  def __enter__(self):
-    def ask(number, frame):
-      self.asked = True
-      signal.signal(number, signal.SIG_DFL)
-
-    with contextlib.suppress(ValueError):  # Only the main thread may set handlers.
-      self._old = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
-    return self
-
-  def __exit__(self, *_):
-    for number, handler in getattr(self, '_old', {}).items():
-      signal.signal(number, handler)
 
 
 class Loop:
@@ -168,10 +171,14 @@ class Loop:
     return values
 
   def preview(self, state, step: int, workdir: Path) -> dict:
-    """Samples a fixed held-out batch into a picture; its score ranks the checkpoints."""
+    """Samples a fixed held-out batch into a picture; its score ranks the checkpoints.
+
+    A checkpoint at whose step nothing is sampled has no score, and is never kept as the best.
+    """
     every = self._config.log.samples_every
     if not every or (step % every and step != self._config.steps):
       return {}
+    self.settle()
     columns, score = report.preview(self._experiment, self._config, state.evaluated)
     self._began = 0.0
     if self._log:

@@ -214,19 +214,27 @@ def guide_of(networks: Networks, params: Params, negative: dict) -> Guide:
   return Guide(text, negative['scale'], negative['image_scale'], negative['rescale'])
 
 
-def load(path: str | Path, *, adapter: str | None = None, dtype: str = 'float32') -> Pipeline:
+def load(
+  path: str | Path,
+  *,
+  step: int | None = None,
+  adapter: str | None = None,
+  dtype: str = 'float32',
+) -> Pipeline:
   """The model at a path.
 
   Args:
     path: a run's folder or its export/; a diffusers folder or a hub's 'owner/name'; 'packaged',
       the prior that ships, or 'packaged:depth' and the like, the models that ship.
+    step: of a run's checkpoint, in place of what it exported; of a run that has not ended, the
+      newest checkpoint is taken if None.
     adapter: a folder of an adapter in diffusers' layout, beside a diffusers folder.
     dtype: what the networks compute in.
 
   Raises:
     UserError: nothing is there, or something that is no model.
   """
-  found = locate.locate(path)
+  found = locate.locate(path, step=step)
   if found.config is None:
     return of_folder(found.path, adapter, dtype)
   if adapter:

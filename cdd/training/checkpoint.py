@@ -1,5 +1,7 @@
 """Owns checkpoints: asynchronous, the last few and the best, with the data iterator's place."""
 
+import contextlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +14,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
+from cdd.core import files
 from cdd.core.errors import UserError
 from cdd.training import integrity
 from cdd.training.state import State
@@ -60,12 +63,23 @@ class Checkpoints:
 
   def save(self, step: int, state: State, data: Any, metrics: dict | None = None) -> None:
     """Starts writing in the background; blocks only for the copy off the devices."""
-    self._manager.wait_until_finished()
+    self.wait()
+    with_room(self._folder, self._abstract)
     self._saving = step
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(dict(iterator=data))
     )
-    self._manager.save(step, args=items, metrics=metrics)
+    with disk_errors(self._folder):
+      self._manager.save(step, args=items, metrics=metrics)
+
+  def wait(self) -> None:
+    """Until what is being written is there.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    with disk_errors(self._folder):
+      self._manager.wait_until_finished()
 
   def _seal(self) -> None:
     """Adds checksums to what is written, in the background and before its folder gets its name."""
@@ -131,8 +145,74 @@ class Checkpoints:
       self._manager.reload()
 
   def close(self) -> None:
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits as `wait` does, and ends the threads behind it."""
+    self.wait()
+    with disk_errors(self._folder):
+      self._manager.close()
+
+
+def steps(folder: Path) -> list[int]:
+  """The steps of the checkpoints in a folder, ascending."""
+  return sorted(int(path.name) for path in Path(folder).glob('*') if path.name.isdigit())
+
+
+def newest(folder: Path) -> int | None:
+  """The last of `steps`."""
+  return max(steps(folder), default=None)
+
+
+def evaluated(folder: Path) -> dict[str, np.ndarray]:
+  """All of θ⁻ of the checkpoint in a folder, on the host; the optimiser's state is not read.
+
+  Raises:
+    UserError: the checkpoint is damaged.
+  """
+  fault = integrity.fault(folder)
+  try:
+    if fault is None:
+      with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        path = Path(folder).absolute() / 'state'
+        there = reader.metadata(path).item_metadata.tree
+        wanted = {name: there.get(name) or {} for name in ('params', 'target')}
+        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        args = ocp.args.PyTreeRestore(
+          wanted,
+          restore_args=jax.tree.map(lambda leaf: as_numpy, wanted),
+          partial_restore=True,
+        )
+        got = reader.restore(path, args)
+        return {**got['params'], **got['target']}
+  except Exception as error:  # Orbax and TensorStore raise whatever they meet.
+    fault = first_line(error)
+  raise UserError(f'The checkpoint {folder} is damaged: {fault}.')
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path):
+  """Makes an OSError of what TensorStore raises when a disk is full."""
+  try:
+    yield
+  except OSError:
+    raise
+  except Exception as error:
+    for code in files.REFUSED:
+      if os.strerror(code) in str(error):
+        raise OSError(code, os.strerror(code), str(folder)) from error
+    raise
+
+
+def with_room(folder: Path, abstract: State) -> None:
+  """Looks for the room before a checkpoint is begun: a disk that fills up breaks it in the middle.
+
+  Raises:
+    OSError: there is less than the state takes.
+  """
+  room = shutil.disk_usage(folder).free
+  needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+  # Noise compresses by a tenth.
+  if not agreed(room > 0.9 * needed):
+    reason = f'{room / 1e9:.3f} GB are free, a checkpoint takes {needed / 1e9:.3f} GB'
+    raise OSError(errno.ENOSPC, f'No space left on device: {reason}', str(folder))
 
 
 def agreed(good: bool) -> bool:
