@@ -53,8 +53,8 @@ def leave_out_noise() -> None:
       sys.__excepthook__(kind, error, trace)
 
   sys.excepthook = hook
-  orbax = '_SignalingThread.run() raised an exception'
-  logging.get_absl_handler().addFilter(lambda record: orbax not in record.getMessage())
+  handler = logging.get_absl_handler()
+  handler.addFilter(lambda record: not (record.exc_info and 'orbax' in record.pathname))
 
 
 def folder(value: str, flag: str) -> Path:

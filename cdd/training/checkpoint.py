@@ -211,7 +211,7 @@ def with_room(folder: Path, abstract: State) -> None:
   needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
   # Noise compresses by a tenth.
   if not agreed(room > 0.9 * needed):
-    reason = f'{room / 1e9:.3f} GB are free, a checkpoint takes {needed / 1e9:.3f} GB'
+    reason = f'{room / 1e6:.1f} MB are free, a checkpoint takes {needed / 1e6:.1f} MB'
     raise OSError(errno.ENOSPC, f'No space left on device: {reason}', str(folder))
 
 

@@ -11,6 +11,9 @@ import pytest
 import tiny
 from safetensors.numpy import load_file
 
+from cdd.runs import loop
+from cdd.training import writer
+
 RUN = """
 import sys
 from pathlib import Path
@@ -72,3 +75,13 @@ def test_the_export_holds_every_parameter_whole(run):
   workdir, _ = run
   tensors = load_file(workdir / 'export' / 'trained.safetensors')
   assert tensors and all(np.isfinite(array).all() for array in tensors.values())
+
+
+def test_one_process_has_the_losses_of_two(run, prior, tmp_path):
+  config = tiny.load('depth.py:tiny', prior)
+  config.data.batch_size, config.evaluation = 8, None
+  loop.run(config, tmp_path / 'run')
+  rows = lambda workdir: writer.read(workdir / 'log.jsonl')
+  losses = lambda workdir: [row['loss'] for row in rows(workdir) if 'loss' in row]
+  print(losses(run[0]), losses(tmp_path / 'run'))
+  np.testing.assert_allclose(losses(run[0]), losses(tmp_path / 'run'), rtol=1e-4)
