@@ -123,6 +123,8 @@ def check_example(example, size=None):
   assert image.dtype == np.float32 and image.shape[2:] == (3,)
   assert image.min() >= 0 and image.max() <= 1
   assert size is None or image.shape[:2] == size
+  sizes = example.pop('sizes', np.float32([*image.shape[:2], 0, 0, *image.shape[:2]]))
+  assert sizes.dtype == np.float32 and sizes[4:].tolist() == [*image.shape[:2]]
   assert {np.shape(array)[:2] for array in example.values()} == {image.shape[:2]}
 
 

@@ -2,16 +2,22 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+import math
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from types import NoneType, UnionType
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from cdd.core.errors import UserError
 
 
 def choose(table: Mapping[str, Any], name: str, kind: str) -> Any:
   """The entry called `name`; a UserError naming the choices if there is none."""
-  if name not in table:
-    raise UserError(f'Unknown {kind} {name!r}; choose one of {sorted(table)}.')
+  if not isinstance(name, str) or name not in table:
+    raise UserError(f'Unknown {kind} {plain(name)!r}; choose one of {sorted(table)}.')
   return table[name]
 
 
@@ -24,17 +30,65 @@ def bind(table: Mapping[str, Callable], spec: Mapping[str, Any], kind: str) -> C
     kind: what the table holds, for messages ('sampler').
 
   Raises:
-    UserError: an unknown name, or a setting that the function does not take.
+    UserError: a spec that is none, an unknown name, a setting that the function does not take, or a
+      value of another type than the function's annotation.
   """
+  if not isinstance(spec, Mapping | ConfigDict) or 'name' not in spec:
+    raise UserError(
+      f'The {kind} is {plain(spec)!r}; it must be dict(name=..., ...) with one of {sorted(table)}.'
+    )
   settings = dict(spec)
   name = settings.pop('name')
   function = choose(table, name, kind)
-  accepted = [
-    p.name
+  accepted = {
+    p.name: p.annotation
     for p in inspect.signature(function).parameters.values()
     if p.kind is inspect.Parameter.KEYWORD_ONLY
-  ]
-  for key in settings:
+  }
+  for key, value in settings.items():
     if key not in accepted:
-      raise UserError(f'Unknown setting {key!r} of {kind} {name!r}; choose from {accepted}.')
+      raise UserError(f'Unknown setting {key!r} of {kind} {name!r}; choose from {[*accepted]}.')
+    if not fits(value, accepted[key]):
+      raise UserError(
+        f'The setting {key!r} of {kind} {name!r} is {plain(value)!r}; it must be '
+        f'{named(accepted[key])}.'
+      )
   return functools.partial(function, **settings)
+
+
+def plain(value: Any) -> Any:
+  """A section of a config as a dict, whose text is one line."""
+  return value.to_dict() if isinstance(value, ConfigDict) else value
+
+
+# Types of settings: what a value has to be, and what messages call it.
+KINDS = {
+  bool: (lambda v: isinstance(v, bool), 'True or False'),
+  int: (lambda v: isinstance(v, Integral) and not isinstance(v, bool), 'a whole number'),
+  float: (
+    lambda v: isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v),
+    'a number',
+  ),
+  str: (lambda v: isinstance(v, str), 'a text'),
+  tuple: (lambda v: isinstance(v, list | tuple), 'a tuple'),
+  Sequence: (lambda v: isinstance(v, list | tuple), 'a tuple'),
+  NoneType: (lambda v: v is None, 'None'),
+}
+
+
+def alternatives(annotation: Any) -> list[Any]:
+  """The types that an annotation allows, without their parameters."""
+  union = typing.get_origin(annotation) in (typing.Union, UnionType)
+  kinds = typing.get_args(annotation) if union else (annotation,)
+  return [typing.get_origin(kind) or kind for kind in kinds]
+
+
+def fits(value: Any, annotation: Any) -> bool:
+  """Whether a value is of a type that is annotated; types that are not in KINDS fit anything."""
+  kinds = alternatives(annotation)
+  return any(kind not in KINDS or KINDS[kind][0](value) for kind in kinds)
+
+
+def named(annotation: Any) -> str:
+  """'a whole number or None'."""
+  return ' or '.join(KINDS[kind][1] for kind in alternatives(annotation))

@@ -1,6 +1,7 @@
 """Owns examples encoded ahead of training: a folder of latents, and the source that reads it."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -75,11 +76,23 @@ def encode(
       if name not in arrays:
         path = str(folder / f'{name}.npy')
         arrays[name] = np.lib.format.open_memmap(path, 'w+', kind, (count, *array.shape[1:]))
+        reserve(path)
       arrays[name][start : start + here] = array
   drawn.close()
   for array in arrays.values():
     array.flush()
   (folder / 'captions.json').write_text(json.dumps(captions))
+
+
+def reserve(path: str) -> None:
+  """Takes the room of a file: to write a mapped file on a full disk would kill the process.
+
+  Raises:
+    OSError: the disk is full.
+  """
+  with open(path, 'r+b') as file:
+    if hasattr(os, 'posix_fallocate'):
+      os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
 
 
 def finite(array: np.ndarray, name: str, start: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from cdd.core.errors import UserError
 SCALES = (1200, 800, 533, 356, 237)  # Long sides in pixels.
 FLAT = 14.0  # A crop whose channels' standard deviation is below this, of 255, counts as flat.
 TRIES = 10
+LARGEST = 2**16  # Pixels of a side.
 
 
 class TooSmall(ValueError):
@@ -69,6 +70,8 @@ def check(*, size, seed, length) -> None:
       raise UserError(
         f'The {name} of a data source is {value!r}; it must be a whole number, {least} or more.'
       )
+  if size > LARGEST:
+    raise UserError(f'The size of a data source is {size}; it must be at most {LARGEST} pixels.')
 
 
 def one_of(caption: str | Sequence[str], rng: np.random.Generator) -> str:

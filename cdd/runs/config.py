@@ -1,6 +1,5 @@
 """Owns what a workdir says of its config: written once, compared when a run goes on."""
 
-import functools
 import json
 import os
 from pathlib import Path
@@ -21,16 +20,6 @@ FREE = (
   'mesh',
   'sharding',
 )
-# The least that a number may be.
-LEAST = {
-  'steps': 0,
-  'accumulate': 1,
-  'data.batch_size': 1,
-  'log.every': 1,
-  'log.checkpoint_every': 1,
-  'log.samples_every': 0,
-  'log.keep': 1,
-}
 
 
 def as_json(config) -> dict:
@@ -41,24 +30,6 @@ def as_json(config) -> dict:
 def write(config, workdir: Path) -> None:
   """Writes config.json."""
   files.write_json(workdir / 'config.json', as_json(config))
-
-
-def check_numbers(config) -> None:
-  """Refuses numbers with which the loop cannot run.
-
-  Raises:
-    UserError: names the field.
-  """
-  fields = as_json(config)
-  for path, least in LEAST.items():
-    value = functools.reduce(lambda tree, name: tree[name], path.split('.'), fields)
-    if value < least:
-      raise UserError(f'config.{path} is {value}; it must be at least {least}.')
-  if config.data.batch_size % config.accumulate:
-    raise UserError(
-      f'config.accumulate={config.accumulate} does not divide '
-      f'config.data.batch_size={config.data.batch_size}.'
-    )
 
 
 def check(config, workdir: Path) -> str:

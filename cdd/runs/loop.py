@@ -12,7 +12,7 @@ from cdd.core import files, hosts
 from cdd.core.errors import UserError
 from cdd.reports import grid
 from cdd.runs import config as configs
-from cdd.runs import export, report
+from cdd.runs import export, report, schema
 from cdd.runs.experiment import experiment
 from cdd.runs.objective import method_of
 from cdd.training import checkpoint, sharding
@@ -44,7 +44,7 @@ def run(config, workdir: Path) -> None:
 
 def trained(config, workdir: Path) -> None:
   """`run`, in which a disk may still refuse to be written."""
-  configs.check_numbers(config)
+  schema.check(configs.as_json(config))
   changed = configs.check(config, workdir)
   bound = experiment(config, workdir)
   report.check(bound, config)

@@ -14,6 +14,7 @@ from cdd.core import trees
 from cdd.core.errors import UserError
 from cdd.core.registry import bind, choose
 from cdd.core.types import Params
+from cdd.core.words import counted
 from cdd.data import TASKS, tokens
 from cdd.data.tasks.task import Task
 from cdd.diffusion import times
@@ -143,7 +144,7 @@ class Pipeline(NamedTuple):
       fine = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(texts))
       cause = 'the U-Net, the adapter or the autoencoder' if fine else 'the text encoder'
       raise UserError(
-        f'{len(bad)} of {len(images)} images (the first is number {bad[0]}) are not finite: '
+        f'{len(bad)} of {counted(len(images), "image")} (the first is number {bad[0]}) not finite: '
         f'{cause} overflowed or has damaged weights. float16 overflows first; choose the dtype '
         'float32 or bfloat16.'
       )
@@ -186,7 +187,8 @@ class Pipeline(NamedTuple):
     if len(size) != 2:
       raise UserError(f'The size is two numbers, height and width, not {size}.')
     # What the U-Net sees is a tile, if there are tiles.
-    multiple(size, self.networks.factor if settings.tile else self.multiple, 'size')
+    what = 'condition image' if given else 'size'
+    multiple(size, self.networks.factor if settings.tile else self.multiple, what)
     multiple((settings.tile,) if settings.tile else (), self.multiple, 'tile')
     return size
 

@@ -156,3 +156,10 @@ def test_a_worker_is_sent_the_place_of_latents_alone(tmp_path):
   sent = pickle.dumps(kept)
   assert len(sent) < 300
   np.testing.assert_array_equal(pickle.loads(sent)[5]['image_latents'], kept[5]['image_latents'])
+
+
+def test_the_room_of_a_file_is_taken_before_it_is_mapped(tmp_path):
+  path = tmp_path / 'x.npy'
+  np.lib.format.open_memmap(path, 'w+', np.float16, (10**6,))
+  cache.reserve(str(path))
+  assert path.stat().st_blocks * 512 >= path.stat().st_size > 2 * 10**6

@@ -85,7 +85,9 @@ def test_a_condition_is_given_exactly_where_it_is_needed(plain, depth, condition
     depth('a')
   with pytest.raises(UserError, match='This model takes no condition image'):
     plain('a', condition())
-  with pytest.raises(UserError, match='size of 30 x 32 pixels has to be a multiple of 4'):
+  with pytest.raises(
+    UserError, match='condition image of 30 x 32 pixels has to be a multiple of 4; choose 32'
+  ):
     depth('a', condition(size=(30, 32)))
   with pytest.raises(UserError, match=r'The size \(16, 16\) is not that of the condition'):
     depth('a', condition(), size=(16, 16))
@@ -124,14 +126,14 @@ def test_an_autoencoder_that_overflows_in_float16_is_computed_in_float32_or_name
   if upcast:
     assert np.isfinite(model('a red ball', steps=1)).all()
   else:
-    with pytest.raises(UserError, match='1 of 1 images .* are not finite: the U-Net, the adapter'):
+    with pytest.raises(UserError, match='1 of 1 image .* not finite: the U-Net, the adapter'):
       model('a red ball', steps=1)
 
 
 def test_a_text_encoder_that_is_not_finite_is_named(plain):
   path = 'text_encoder.text_model.final_layer_norm.scale'
   broken = plain._replace(params=overflowing(plain, **{path: np.nan}))
-  with pytest.raises(UserError, match='2 of 2 images .* are not finite: the text encoder'):
+  with pytest.raises(UserError, match='2 of 2 images .* not finite: the text encoder'):
     broken(['a red ball', 'dusk'], steps=1)
 
 

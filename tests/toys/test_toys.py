@@ -137,7 +137,7 @@ def test_a_toy_degradation_makes_the_condition(prior, tmp_path):
     config.data.held_out = dict(name='stripes', size=tiny.SIZE, length=2)
     config.data.task.degradation = dict(name='coarse', shades=3)
     config.model.adapter = dict(name='none')
-    config.steps = 0  # What is degraded shows in the evaluation.
+    config.steps = 1  # What is degraded shows in the evaluation.
   config.evaluation.update(dict(sampler='counted', steps=(1,)))
   workdir, _ = run(config, tmp_path / 'run')
   factor, expected = config.data.task.factor, []
