@@ -116,7 +116,7 @@ FIELDS = {
   'optimizer.multipliers': PAIRS,
   'mesh': SECTION,
   'mesh.data': Field(int, -1),
-  'mesh.fsdp': whole(1),
+  'mesh.fsdp': Field(int, -1),
   'data': SECTION,
   'data.source': SPEC,
   'data.held_out': SPEC,
