@@ -28,7 +28,12 @@ def parse(argument: str | None) -> dict:
   """
   given = {}
   for part in (argument or 'full').split(','):
-    key, _, value = part.rpartition('=')
+    key, equals, value = part.rpartition('=')
+    if not equals and value in OPTIONS:
+      choices = OPTIONS[value]
+      raise ValueError(
+        f'The option {value!r} in {argument!r} has no value; choose one of {choices}.'
+      )
     key = key or 'size'
     if key not in OPTIONS:
       raise ValueError(f'Unknown option {key!r} in {argument!r}; choose from {sorted(OPTIONS)}.')

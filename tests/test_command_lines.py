@@ -17,13 +17,17 @@ from cdd.core.errors import UserError
 WRONG = [
   (['--config=nonsense'], "'nonsense'; choose one of ['depth', 'instruct_edit', 'pretrain'"),
   (['--config=depth:tiny', '--config.stpes=3'], "'stpes'"),
-  (['--config=depth:tiny', '--config.steps=many'], "'many'"),
+  (['--config=depth:tiny', '--config.steps=many'], '=many: it must be'),
   (['--config=instruct_edit'], "Unknown task 'instruct_edit'; choose one of ['depth'"),
   (['--config=depth:tiny', '--config.prior.path=nowhere'], "'nowhere'"),
   (['--config=depth:tiny', 'steps=3'], "'steps=3'"),
   (['--stpes=3'], "'stpes'"),
   (['--config=elsewhere/depth.py'], "'elsewhere/depth.py'; choose one of"),
   (['--config=depth:tiny,small'], "'size' is given twice"),
+  (['--config=depth:tiny,method'], "'method' in 'tiny,method' has no value; choose one of"),
+  (['--config=depth:tiny', '--config.steps=abc'], 'abc: it must be a whole number, as 200 is'),
+  (['--config=depth:tiny', '--config.optimizer.clip=x'], 'clip=x: it must be a number, as 1.0'),
+  (['--config=depth:tiny', '--config.steps.x=3'], "config.steps is 200, which has no fields; 'x'"),
   ([], '--config'),
   (
     ['--config=depth:tiny', '--workdir=gs://bucket/run'],

@@ -8,12 +8,14 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from cdd.core import files, runtime
 from cdd.core.errors import UserError
+from cdd.core.registry import named
 
 FLAGS = flags.FLAGS
 CONFIGS = Path(__file__).parents[1] / 'configs'  # In a checkout a link to the folder at its top.
@@ -103,8 +105,8 @@ def resolved(arguments: list[str]) -> list[str]:
   path = find(name)
   config = load(path, option if colon else None)
   for argument in arguments:
-    if field := re.match(r'--?(?:no)?config[.]([^=]*)', argument):
-      check_field(config, field[1].split('.'))
+    if field := re.match(r'--?(?:no)?config[.]([^=]*)(?:=(.*))?', argument):
+      check_value(check_field(config, field[1].split('.')), field[2], argument)
   return [replaced(argument, given[1], f'{path}{colon}{option}') for argument in arguments]
 
 
@@ -167,12 +169,24 @@ def make_importable() -> None:
   sys.modules['configs'] = package
 
 
-def check_field(config: ConfigDict, names: list[str]) -> None:
-  """Follows the fields as far as they are mappings; a UserError names one that is unknown."""
+def check_field(config: ConfigDict, names: list[str]) -> Any:
+  """The value of a field; a UserError names one that is unknown."""
   for depth, name in enumerate(names):
+    where = '.'.join(['config', *names[:depth]])
     if not isinstance(config, ConfigDict):
-      return
+      raise UserError(f'{where} is {config!r}, which has no fields; {name!r} was asked for.')
     if name not in config:
-      where = '.'.join(['config', *names[:depth]])
       raise UserError(f'Unknown field {name!r} of {where}; choose one of {sorted(config)}.')
     config = config[name]
+  return config
+
+
+def check_value(before: Any, text: str | None, argument: str) -> None:
+  """A UserError if a text is not what a number is replaced with."""
+  kind = type(before)
+  if text is None or kind not in (int, float):
+    return
+  try:
+    kind(text)
+  except ValueError:
+    raise UserError(f'{argument}: it must be {named(kind)}, as {before} is.') from None
