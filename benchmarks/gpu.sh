@@ -5,7 +5,7 @@
 # log and, in parts of 15 MB, the folders. GPU_HOME, GPU_PYTHON and GPU_FLAGS are for trying it.
 set -eu
 minutes=$1 out=$2
-home=${GPU_HOME:-/tmp/gpu_prior} python=${GPU_PYTHON:-python3}
+home=${GPU_HOME:-$(mktemp -d)} python=${GPU_PYTHON:-python3}
 mkdir -p "$home" "$out"
 if [ ! -d "$home/site" ] && [ -d .gpu/wheels ]; then
   $python -m pip install -q --no-index --no-deps --target "$home/site" .gpu/wheels/*.whl

@@ -20,6 +20,7 @@ from cdd.pretrained import names
 
 torch.set_num_threads(1)
 RNG = np.random.default_rng(0)
+WEIGHTS = 'diffusion_pytorch_model.safetensors'  # Of a component of diffusers.
 FIELDS = dict(
   block_out_channels=(8, 8, 16, 16),
   down_block_types=('CrossAttnDownBlock2D',) * 3 + ('DownBlock2D',),
@@ -86,6 +87,18 @@ def shaken(module, seed=0):
 def torch_unet(**fields):
   torch.manual_seed(0)
   return reference.UNet2DConditionModel(**dict(FIELDS, up_block_types=UP) | fields).eval()
+
+
+def torch_vae():
+  torch.manual_seed(1)
+  return reference.AutoencoderKL(
+    block_out_channels=(4, 8),
+    down_block_types=('DownEncoderBlock2D',) * 2,
+    up_block_types=('UpDecoderBlock2D',) * 2,
+    layers_per_block=1,
+    norm_num_groups=2,
+    sample_size=16,
+  )
 
 
 def torch_controlnet(**fields):

@@ -1,16 +1,14 @@
-"""Files as they come: shards, variants, old names, broken headers, other families."""
+"""Folders as they come: shards, variants, old names, other families; and what is written."""
 
 import json
 import shutil
-import struct
 
 import diffusers as reference
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors
-import safetensors.torch
 import torch
+import torch_peers as peers
 import transformers
 from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
@@ -18,21 +16,9 @@ from safetensors.numpy import load_file, save_file
 from cdd.core.errors import UserError
 from cdd.models.assemble import assemble
 from cdd.models.unet import UNetConfig
-from cdd.pretrained import diffusers, families, names, priors, tensors
+from cdd.pretrained import diffusers, families, names, priors
 
-FILE = 'diffusion_pytorch_model.safetensors'
-
-
-def torch_vae():
-  torch.manual_seed(1)
-  return reference.AutoencoderKL(
-    block_out_channels=(4, 8),
-    down_block_types=('DownEncoderBlock2D',) * 2,
-    up_block_types=('UpDecoderBlock2D',) * 2,
-    layers_per_block=1,
-    norm_num_groups=2,
-    sample_size=16,
-  )
+FILE = peers.WEIGHTS
 
 
 def torch_text(name='CLIPTextModel'):
@@ -51,114 +37,8 @@ def torch_text(name='CLIPTextModel'):
   return getattr(transformers, name)(config)
 
 
-@pytest.fixture(scope='module')
-def original(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('original')
-  torch_vae().save_pretrained(folder / 'vae')
-  return folder
-
-
-@pytest.fixture
-def folder(original, tmp_path):
-  """A pipeline that is an autoencoder alone, to break."""
-  shutil.copytree(original, tmp_path / 'broken')
-  return tmp_path / 'broken'
-
-
 def same(a, b):
   return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
-
-
-# Files.
-
-
-@pytest.mark.parametrize('name', ['float64', 'float32', 'float16', 'bfloat16', 'int64', 'uint8'])
-def test_a_tensor_is_read_as_the_library_wrote_it(name, tmp_path):
-  written = {'a.b': torch.arange(6).reshape(2, 3), 'mu': torch.tensor(2), 'none': torch.zeros(0, 3)}
-  written = {key: tensor.to(getattr(torch, name)) for key, tensor in written.items()}
-  safetensors.torch.save_file(written, tmp_path / 'x', metadata=dict(format='pt'))
-  stored = tensors.read(tmp_path / 'x')
-  assert stored.keys() == written.keys()
-  for key, tensor in written.items():
-    array = np.asarray(stored[key])
-    assert array.dtype == name and array.shape == tuple(tensor.shape)
-    np.testing.assert_array_equal(array.astype(float), tensor.double().numpy())
-
-
-@pytest.mark.parametrize('dtype', [None, np.float16, ml_dtypes.bfloat16])
-def test_a_tensor_is_written_as_the_library_reads_it(dtype, tmp_path):
-  made = {'half': np.array([1.5, 2], np.float16), 'mu': np.array(0.25, np.float32)}
-  made['turned'] = np.arange(6, dtype=np.float32).reshape(2, 3).T
-  tensors.write(tmp_path / 'x', made, dtype)
-  with safetensors.safe_open(tmp_path / 'x', 'pt') as file:
-    assert file.metadata() == dict(format='pt')
-  for key, tensor in safetensors.torch.load_file(tmp_path / 'x').items():
-    assert str(tensor.dtype) == f'torch.{np.dtype(dtype or made[key].dtype)}'
-    np.testing.assert_array_equal(tensor.double().numpy(), made[key].astype(float))
-
-
-def with_header(header, data=b'\0' * 16, length=None) -> bytes:
-  text = header if isinstance(header, bytes) else json.dumps(header).encode()
-  return struct.pack('<Q', len(text) if length is None else length) + text + data
-
-
-def entry(begin, end, shape=(2,), dtype='F32'):
-  return dict(dtype=dtype, shape=list(shape), data_offsets=[begin, end])
-
-
-HOSTILE = dict(
-  empty=(b'', 'a header of 0 bytes in a file of 0'),
-  beyond_the_file=(with_header({}, length=1000), 'a header of 1000 bytes in a file of 26'),
-  ten_gigabytes=(with_header({}, length=10**10), 'a header of 10000000000 bytes'),
-  no_json=(with_header(b'{"a": '), 'Expecting value'),
-  no_object=(with_header([1]), 'no JSON object'),
-  too_deep=(with_header(b'[' * 200000), 'recursion'),
-  overlapping=(with_header(dict(a=entry(0, 8), b=entry(4, 12))), 'b overlaps'),
-  the_same_place=(with_header(dict(a=entry(0, 8), b=entry(0, 8))), 'b overlaps'),
-  gap=(with_header(dict(a=entry(0, 4, (1,)), b=entry(8, 16))), 'b leaves a gap'),
-  too_long=(with_header(dict(a=entry(0, 8), b=entry(8, 24, (4,)))), 'b ends at byte'),
-  left_over=(with_header(dict(a=entry(0, 8))), '8 bytes follow'),
-  huge=(with_header(dict(a=entry(0, 2**70, (2**68,)))), 'a ends at byte'),
-  overflowing=(with_header(dict(a=entry(0, 16, (2**32, 2**32)))), r'a is F32\[4294967296, 429'),
-  negative=(with_header(dict(a=entry(0, 8, (-2, -1)))), 'describes a as'),
-  fractional=(with_header(dict(a=entry(0, 8.0))), 'describes a as'),
-  backwards=(with_header(dict(a=entry(8, 0))), 'a is F32'),
-  no_offsets=(with_header(dict(a=dict(dtype='F32', shape=[2]))), 'describes a as'),
-  unknown_dtype=(with_header(dict(a=entry(0, 16, (16,), 'F8_E4M3'))), "a has dtype 'F8_E4M3'"),
-)
-
-
-@pytest.mark.parametrize('kind', HOSTILE)
-def test_a_hostile_file_is_an_error_that_names_it(kind, folder):
-  data, message = HOSTILE[kind]
-  (folder / 'vae' / FILE).write_bytes(data)
-  with pytest.raises(UserError, match=f'vae/{FILE}.*{message}'):
-    diffusers.load(folder)
-
-
-def test_a_file_that_shrinks_while_it_is_read_names_the_tensor(folder):
-  path = folder / 'vae' / FILE
-  last = max(tensors.read(path).values(), key=lambda tensor: tensor.offset)
-  path.write_bytes(path.read_bytes()[:-1])
-  with pytest.raises(UserError, match=f'{FILE} cannot be read: it ends within {last.key}'):
-    np.asarray(last)
-
-
-@pytest.mark.parametrize('value', [np.nan, np.inf])
-def test_a_tensor_that_is_not_finite_is_named(value, folder):
-  tree = load_file(folder / 'vae' / FILE)
-  tree['encoder.conv_in.bias'][1:3] = value
-  save_file(tree, folder / 'vae' / FILE)
-  with pytest.raises(UserError, match=f'{FILE}: encoder.conv_in.bias has 2 values that are not'):
-    diffusers.load(folder)
-
-
-def test_an_integer_tensor_is_refused(folder):
-  tree = load_file(folder / 'vae' / FILE)
-  tree['encoder.conv_in.bias'] = tree['encoder.conv_in.bias'].astype(np.int8)
-  save_file(tree, folder / 'vae' / FILE)
-  with pytest.raises(UserError, match='encoder.conv_in.bias is int8, not floating'):
-    diffusers.load(folder)
 
 
 # Shards, variants, pickles.
@@ -166,7 +46,7 @@ def test_an_integer_tensor_is_refused(folder):
 
 @pytest.mark.parametrize('variant', [None, 'fp16'])
 def test_shards_of_the_reference_are_one_model(variant, original, tmp_path):
-  model = torch_vae().half() if variant else torch_vae()
+  model = peers.torch_vae().half() if variant else peers.torch_vae()
   model.save_pretrained(tmp_path / 'vae', max_shard_size='5KB', variant=variant)
   assert len(list((tmp_path / 'vae').glob('*.safetensors'))) > 2
   expected = diffusers.load(original).params
@@ -184,7 +64,7 @@ def test_the_reference_reads_our_shards(original, tmp_path):
     tmp_path / 'ours' / 'vae', output_loading_info=True
   )
   assert not any(info[name] for name in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
-  expected = torch_vae().state_dict()
+  expected = peers.torch_vae().state_dict()
   assert all(torch.equal(tensor, expected[key]) for key, tensor in again.state_dict().items())
   assert same(diffusers.load(tmp_path / 'ours').params, loaded.params)
 
@@ -255,7 +135,7 @@ def test_a_pickle_is_refused_with_the_command_that_converts_it(suffix, folder):
 
 
 def test_half_precision_is_kept_if_asked_for(tmp_path):
-  torch_vae().to(torch.bfloat16).save_pretrained(tmp_path / 'vae')
+  peers.torch_vae().to(torch.bfloat16).save_pretrained(tmp_path / 'vae')
   kept, wide = diffusers.load(tmp_path, dtype=None).params, diffusers.load(tmp_path).params
   assert {leaf.dtype for leaf in kept.values()} == {np.dtype(ml_dtypes.bfloat16)}
   assert same({key: leaf.astype(np.float32) for key, leaf in kept.items()}, wide)
@@ -353,7 +233,7 @@ def test_an_autoencoder_that_computes_something_else_is_refused_by_its_field(fie
 
 
 def test_an_autoencoder_without_quant_convolutions_is_the_references(tmp_path):
-  fields = dict(torch_vae().config, use_quant_conv=False, use_post_quant_conv=False)
+  fields = dict(peers.torch_vae().config, use_quant_conv=False, use_post_quant_conv=False)
   theirs = reference.AutoencoderKL.from_config(fields).eval()
   theirs.save_pretrained(tmp_path / 'vae')
   read = diffusers.load(tmp_path)
