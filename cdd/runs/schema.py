@@ -4,8 +4,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from cdd.core.errors import UserError
 from cdd.core.registry import fits, named
 
@@ -59,10 +57,7 @@ def is_spec(value) -> bool:
   return isinstance(value, Mapping) and isinstance(value.get('name'), str)
 
 
-def is_dtype(value) -> bool:
-  return value in ('float32', 'bfloat16', 'float16') and bool(jnp.dtype(value))
-
-
+DTYPES = ('float32', 'bfloat16', 'float16')
 SHARE = Field(float, 0, 1)
 POSITIVE = Field(float, 0)
 PAIRS = Field(tuple, fine=pairs, words="a tuple of pairs, ('pattern', value)")
@@ -100,7 +95,9 @@ FIELDS = {
   ),
   'model': SECTION,
   'model.adapter': SPEC,
-  'model.dtype': Field(object, fine=is_dtype, words="'float32', 'bfloat16' or 'float16'"),
+  'model.dtype': Field(
+    object, fine=DTYPES.__contains__, words="'float32', 'bfloat16' or 'float16'"
+  ),
   'model.remat': Field(bool),
   'model.step_channels': Field(int | None, 2),
   'method': SPEC,

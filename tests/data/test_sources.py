@@ -192,12 +192,23 @@ def test_images_that_are_all_smaller_than_a_crop_are_called_too_small(tmp_path):
 )
 def test_a_size_a_length_or_a_seed_that_is_out_of_range_is_named(wrong):
   ((name, value),) = wrong.items()
+  message = f'The {name} of a data source is {value}; it must be a whole number'
   with pytest.raises(UserError) as error:
     sources.photos(**(dict(split='test', size=8) | wrong))
-  assert f'The {name} of a data source is {value}; it must be a whole number' in str(error.value)
-  if name != 'size' or value in (0, -3, 8.5):
-    with pytest.raises(UserError, match='source of scenes'):
+  assert message in str(error.value)
+  if value != (8, 8):  # Scenes may be of any shape.
+    with pytest.raises(UserError) as error:
       sources.scenes(**(dict(size=8) | wrong))
+    assert message in str(error.value)
+
+
+def test_a_size_beyond_all_pictures_is_named():
+  for make in (
+    lambda size: sources.photos(split='test', size=size),
+    lambda s: sources.scenes(size=s),
+  ):
+    with pytest.raises(UserError, match='size of a data source is 1000000; .* at most 65536'):
+      make(10**6)
 
 
 def test_what_is_counted_agrees_with_its_number(tmp_path, caplog):

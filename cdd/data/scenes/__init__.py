@@ -12,9 +12,6 @@ from cdd.data.scenes.world import Scene, sample
 __all__ = ['VOCABULARY', 'Scene', 'Scenes', 'edit', 'sample']
 
 
-LARGEST = 2**16  # Pixels of a side.
-
-
 class Scenes:
   """A random-access source of rendered scenes; `[i]` depends on the seed and `start + i` only.
 
@@ -76,10 +73,8 @@ class Scenes:
 
 
 def checked_size(size):
-  """A size as an int or a pair of ints, each in 1..LARGEST."""
+  """A size as an int or a pair of ints, each at least 1."""
   sides = tuple(map(operator.index, size if isinstance(size, (tuple, list)) else (size,)))
-  if len(sides) not in (1, 2) or min(sides) < 1 or max(sides) > LARGEST:
-    raise ValueError(
-      f'size is {size}; it must be a side or (height, width) in pixels, 1 to {LARGEST}'
-    )
+  if len(sides) not in (1, 2) or min(sides) < 1:
+    raise ValueError(f'size is {size}; it must be a side or (height, width) in pixels, 1 or more')
   return sides if len(sides) == 2 else sides[0]

@@ -1,6 +1,7 @@
 """Owns rendered scenes as a source."""
 
 from cdd.core.errors import UserError
+from cdd.data import transforms
 from cdd.data.scenes import Scenes
 
 
@@ -18,6 +19,8 @@ def scenes(
   Raises:
     UserError: a setting is out of range.
   """
+  for side in size if isinstance(size, list | tuple) else (size,):
+    transforms.check(size=side, seed=seed, length=length)
   try:
     return Scenes(size=size, seed=seed, start=start, length=length, detail=detail, edits=edits)
   except (TypeError, ValueError) as error:
