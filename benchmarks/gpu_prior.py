@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,9 @@ from absl import flags
 
 from cdd.core import cli, files
 from cdd.core.registry import bind
+from cdd.core.types import Params
 from cdd.data import SOURCES
+from cdd.models.networks import Networks
 from cdd.pretrained import diffusers, priors
 from cdd.runs.objective import objective
 from cdd.runs.program import divide
@@ -204,13 +207,53 @@ def train(config, updates, params, store, more, *, until: float, hold: float, ke
   return jax.tree.map(np.asarray, state.evaluated)
 
 
-def opened(config, workdir: Path):
-  """(config with the flags, prior, networks, trainable parameters)."""
+class Part(NamedTuple):
+  """A training whose program is being compiled.
+
+  Attributes:
+    pretrained, networks, params: what is trained, and all that it belongs to.
+    updates: its program.
+    like: the arrays of a chunk of its data.
+  """
+
+  config: Any
+  pretrained: diffusers.Pretrained
+  networks: Networks
+  params: Params
+  updates: Updates
+  like: dict[str, jax.ShapeDtypeStruct]
+
+
+def opened(config, home: Path):
+  """(pretrained, networks, trainable parameters) of a config, its batch that of the flags."""
   if BATCH.value:
     config.data.batch_size = BATCH.value
-  prior = priors.load(config.prior, workdir, ())
-  networks, _ = priors.networks(config.model, prior)
-  return config, prior, networks, divide(config, prior.params)[0]
+  pretrained = priors.load(config.prior, home, ())
+  networks, _ = priors.networks(config.model, pretrained)
+  return pretrained, networks, divide(config, pretrained.params)[0]
+
+
+def of_autoencoder(home: Path) -> Part:
+  config = pretrain.gpu_autoencoder()
+  pretrained, networks, params = opened(config, home)
+  size = config.data.held_out.sources[0]['size']
+  like = dict(image=jax.ShapeDtypeStruct((CHUNK, size, size, 3), jnp.uint8))
+  updates = Updates(config, networks, as_pictures, params, ROOM.value, like)
+  return Part(config, pretrained, networks, params, updates, like)
+
+
+def of_prior(home: Path) -> Part:
+  config = pretrain.gpu_prior()
+  pretrained, networks, params = opened(config, home)
+  side = config.data.held_out.sources[0]['size'] // networks.factor
+  empty = priors.reader(pretrained)('')['tokens']
+  like = dict(
+    image=jax.ShapeDtypeStruct((CHUNK, side, side, networks.channels), jnp.bfloat16),
+    tokens=jax.ShapeDtypeStruct((CHUNK, len(empty)), jnp.int16),
+  )
+  draw = partial(as_latents, empty=empty, dropout=config.data.caption_dropout)
+  updates = Updates(config, networks, draw, params, CHUNKS.value, like)
+  return Part(config, pretrained, networks, params, updates, like)
 
 
 def as_pictures(batch, rng):
@@ -232,57 +275,60 @@ def fill(store: Store, came: Iterator, make: Callable, most: int) -> None:
     store.add(make(*chunk))
 
 
-def train_all(home: Path) -> None:
-  pictures = home / 'pictures'
-  config, vae, networks, params = opened(pretrain.gpu_autoencoder(), home)
-  size = config.data.held_out.sources[0]['size']
-  like = dict(image=jax.ShapeDtypeStruct((CHUNK, size, size, 3), jnp.uint8))
-  updates = Updates(config, networks, as_pictures, params, ROOM.value, like)
-  later = pretrain.gpu_prior()
-  later, prior, denoiser, later_params = opened(later, home)
-  read = priors.reader(prior)
-  empty, side = read('')['tokens'], size // denoiser.factor
-  latents = jax.ShapeDtypeStruct((CHUNK, side, side, denoiser.channels), jnp.bfloat16)
-  words = jax.ShapeDtypeStruct((CHUNK, len(empty)), jnp.int16)
-  later_like = dict(image=latents, tokens=words)
-  draw = partial(as_latents, empty=empty, dropout=later.data.caption_dropout)
-  later_updates = Updates(later, denoiser, draw, later_params, CHUNKS.value, later_like)
-
-  store, came = Store(ROOM.value, like), chunks(pictures, FIRST.value)
-  fill(store, came, lambda images, captions: dict(image=images), FIRST.value)
-  say(f'{config.name}: starts with {store.filled:,} pictures')
+def train_autoencoder(part: Part, home: Path) -> diffusers.Pretrained:
+  """The trained autoencoder, which is written to `home` too."""
+  store, came = Store(ROOM.value, part.like), chunks(home / 'pictures', FIRST.value)
+  make = lambda images, captions: dict(image=images)
+  fill(store, came, make, FIRST.value)
+  say(f'{part.config.name}: starts with {store.filled:,} pictures')
   until = AUTOENCODER.value * 60 * MINUTES.value
-  more = lambda: fill(store, came, lambda images, captions: dict(image=images), 8)
-  params = train(config, updates, params, store, more, until=until, hold=0.4)
-  vae = finished(vae._replace(params={**vae.params, **params}), networks, store)
-  diffusers.save(vae, home / 'autoencoder')
+  more = lambda: fill(store, came, make, 8)
+  params = train(part.config, part.updates, part.params, store, more, until=until, hold=0.4)
+  trained = part.pretrained._replace(params={**part.pretrained.params, **params})
+  trained = finished(trained, part.networks, store)
+  diffusers.save(trained, home / 'autoencoder')
+  return trained
 
-  vae_params = {path: leaf for path, leaf in vae.params.items() if path.startswith('vae.')}
-  scaled = vae.configs['vae']
-  prior = prior._replace(
-    configs={**prior.configs, 'vae': scaled}, params={**prior.params, **vae_params}
-  )
-  denoiser = denoiser._replace(scale=scaled.scaling_factor, shift=scaled.shift_factor)
-  on_device = jax.device_put(vae_params)
 
-  @jax.jit
-  def encode(tree, images):
-    return denoiser.encode(tree, images.astype(jnp.float32) / 255).astype(jnp.bfloat16)
-
-  def encoded(images, captions):
-    rows = np.stack([read(caption)['tokens'] for caption in captions]).astype(np.int16)
-    return dict(image=encode(on_device, images), tokens=rows)
+def train_prior(part: Part, vae: diffusers.Pretrained, home: Path) -> None:
+  """Writes the prior to `home`, also once a minute while it trains."""
+  whole = part.pretrained
+  configs = {**whole.configs, 'vae': vae.configs['vae']}
+  whole = whole._replace(configs=configs, params={**whole.params, **vae.params})
 
   def keep(params):
-    diffusers.save(prior._replace(params={**prior.params, **params}), home / 'prior')
+    diffusers.save(whole._replace(params={**whole.params, **params}), home / 'prior')
 
-  del store
-  store, came = Store(CHUNKS.value, later_like), chunks(pictures, FIRST.value)
-  fill(store, came, encoded, 96)
-  say(f'{later.name}: starts with {store.filled:,} latents')
-  more = lambda: fill(store, came, encoded, 8)
-  until = 60 * MINUTES.value
-  keep(train(later, later_updates, later_params, store, more, until=until, hold=0.4, keep=keep))
+  make = encoded(part, vae)
+  store, came = Store(CHUNKS.value, part.like), chunks(home / 'pictures', FIRST.value)
+  fill(store, came, make, 96)
+  say(f'{part.config.name}: starts with {store.filled:,} latents')
+  settings = dict(until=60 * MINUTES.value, hold=0.4, keep=keep)
+  more = lambda: fill(store, came, make, 8)
+  keep(train(part.config, part.updates, part.params, store, more, **settings))
+
+
+def encoded(part: Part, vae: diffusers.Pretrained) -> Callable:
+  """(pictures, captions) of a chunk -> its latents and tokens."""
+  config, read = vae.configs['vae'], priors.reader(part.pretrained)
+  networks = part.networks._replace(scale=config.scaling_factor, shift=config.shift_factor)
+  params = jax.device_put(vae.params)
+
+  @jax.jit
+  def encode(params, images):
+    return networks.encode(params, images.astype(jnp.float32) / 255).astype(jnp.bfloat16)
+
+  def make(images, captions):
+    rows = np.stack([read(caption)['tokens'] for caption in captions]).astype(np.int16)
+    return dict(image=encode(params, images), tokens=rows)
+
+  return make
+
+
+def train_all(home: Path) -> None:
+  """Trains one after the other; both programs compile from the start."""
+  autoencoder, prior = of_autoencoder(home), of_prior(home)
+  train_prior(prior, train_autoencoder(autoencoder, home), home)
 
 
 def finished(vae: diffusers.Pretrained, networks, store: Store) -> diffusers.Pretrained:
