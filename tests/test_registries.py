@@ -90,6 +90,7 @@ def each(table):
 @pytest.mark.parametrize('kind', NAMED)
 def test_entries_are_named_as_their_functions_say_what_they_do_and_take_no_extra_by_place(kind):
   arguments = dict(
+    sources=['needs'],
     degradations=['image', 'rng'],
     predictors=['online', 'real', 'teacher'],
     distances=['a', 'b', 'weight'],

@@ -28,7 +28,7 @@ class Stream(NamedTuple):
 def training(config) -> Stream:
   """The examples that a run trains on."""
   task = bind(TASKS, config.data.task, 'task')()
-  return Stream(bind(SOURCES, config.data.source, 'source')(), task.example)
+  return Stream(bind(SOURCES, config.data.source, 'source')(task.needs), task.example)
 
 
 def captions(source, most: int = 4000):
@@ -57,7 +57,7 @@ def held_out(config, tokenize: Callable) -> Callable[[int, int], list[dict]]:
   The source is made here, once: a folder's headers are read, and warned of, once per run.
   """
   task = bind(TASKS, config.data.task, 'task')()
-  source = bind(SOURCES, config.data.held_out, 'source')()
+  source = bind(SOURCES, config.data.held_out, 'source')(task.needs)
 
   def batches(count: int, batch_size: int) -> list[dict]:
     settings = dict(batch_size=batch_size, seed=0, count=count)

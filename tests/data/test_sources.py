@@ -8,7 +8,8 @@ from PIL import ExifTags, Image
 
 from cdd import assets
 from cdd.core.errors import UserError
-from cdd.data import sources, transforms
+from cdd.core.registry import bind
+from cdd.data import SOURCES, sources, transforms
 from cdd.data.sources import pictures
 
 # One colour per picture: a crop tells which picture it is from.
@@ -230,3 +231,24 @@ def test_the_reason_is_said_when_no_picture_can_be_decoded(tmp_path):
   source = sources.image_folder(path=tmp_path, size=8)
   with pytest.raises(UserError, match='a.tif the last: its values go from 200 to 200'):
     source[0]
+
+
+@pytest.mark.parametrize(
+  'source',
+  [
+    dict(name='photos', split='test', size=32),
+    dict(name='mixture', sources=[dict(name='photos', split='test', size=32)]),
+    dict(name='scenes', size=32),
+  ],
+)
+def test_a_source_that_lacks_what_the_task_reads_is_refused_with_what_it_has(source):
+  with pytest.raises(UserError, match=r"The task reads 'mask'.* does not have; it has \['image'"):
+    bind(SOURCES, source, 'source')(('image', 'mask'))
+
+
+def test_scenes_give_edited_twins_where_the_task_reads_them():
+  source = dict(name='scenes', size=16)
+  plain = bind(SOURCES, source, 'source')()[0]
+  edited = bind(SOURCES, source, 'source')(('image', 'edited_image'))[0]
+  assert 'edited_image' not in plain and edited['instruction']
+  np.testing.assert_array_equal(edited['image'], plain['image'])

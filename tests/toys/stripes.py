@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from cdd.data.sources.needs import refuse_others
+
 
 class Stripes:
   def __init__(self, size: int, length: int):
@@ -16,6 +18,7 @@ class Stripes:
     return dict(image=image, caption=f'{1 + index % 7} stripes')
 
 
-def stripes(*, size: int, length: int = 1000):
+def stripes(needs=('image',), /, *, size: int, length: int = 1000):
   """Striped pictures, of one of seven widths each."""
+  refuse_others(needs, ('image',), 'stripes')
   return Stripes(size, length)

@@ -1,6 +1,7 @@
-"""Sources: name -> a factory, keyword settings -> a random-access source of examples.
+"""Sources: name -> a factory, (needs, keyword settings) -> a random-access source of examples.
 
-A source has `len(source)` and `source[i]`.
+A source has `len(source)` and `source[i]`. `needs` names the arrays that the task reads of an
+example (`Task.needs`); a factory reads these, and refuses with a UserError what it does not have.
 
 An example is a dict of aligned arrays (`image` float32 [h, w, 3] in [0, 1], and any of `depth`,
 `mask`, `edited_image`, ...) with its `caption`.

@@ -9,9 +9,12 @@ from cdd.core.errors import UserError
 from cdd.core.words import counted, quoted
 from cdd.data import images, transforms
 from cdd.data.sources import captions, pictures
+from cdd.data.sources.needs import refuse_others
 
 
 def image_folder(
+  needs: Sequence[str] = ('image',),
+  /,
   *,
   path,
   size: int,
@@ -44,6 +47,7 @@ def image_folder(
   folder = Path(path)
   if not os.path.isdir(folder):
     raise UserError(f'There is no image folder {str(path)!r}; set data.source.path to one.')
+  refuse_others(needs, ('image',), 'image_folder')
   rows = captions.listing(folder, split, caption_column)
   if caption_column != '' and rows and not any(row.caption for row in rows):
     files = ', '.join(captions.METADATA)

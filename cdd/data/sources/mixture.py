@@ -22,8 +22,8 @@ class Mixture:
     return f'Mixture({self._sources!r})'
 
 
-def mixture(*, sources: Sequence):
+def mixture(needs: Sequence[str] = ('image',), /, *, sources: Sequence):
   """Takes from the sources of these specs in turn."""
   from cdd.data.sources import SOURCES  # The table holds this function.
 
-  return Mixture([bind(SOURCES, spec, 'source')() for spec in sources])
+  return Mixture([bind(SOURCES, spec, 'source')(needs) for spec in sources])

@@ -1,9 +1,19 @@
 """Owns the packaged photographs as a source."""
 
+from collections.abc import Sequence
+
 from cdd import assets
 from cdd.data.sources.image_folder import image_folder
 
 
-def photos(*, split: str, size: int, seed: int = 0, length: int = 10_000_000):
+def photos(
+  needs: Sequence[str] = ('image',),
+  /,
+  *,
+  split: str,
+  size: int,
+  seed: int = 0,
+  length: int = 10_000_000,
+):
   """Crops of the packaged photographs; those of the split 'test' are held out whole."""
-  return image_folder(path=assets.PHOTOS, split=split, size=size, seed=seed, length=length)
+  return image_folder(needs, path=assets.PHOTOS, split=split, size=size, seed=seed, length=length)

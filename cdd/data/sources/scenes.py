@@ -1,24 +1,30 @@
 """Owns rendered scenes as a source."""
 
+from collections.abc import Sequence
+
 from cdd.core.errors import UserError
 from cdd.data import transforms
 from cdd.data.scenes import Scenes
+from cdd.data.sources.needs import refuse_others
 
 
 def scenes(
+  needs: Sequence[str] = ('image',),
+  /,
   *,
   size: int,
   seed: int = 0,
   start: int = 0,
   length: int = 10_000_000,
   detail: float = 0.7,
-  edits: bool = False,
 ):
-  """Rendered scenes with exact depth and, if asked, edited twins (cdd.data.scenes).
+  """Rendered scenes with exact depth and, if needed, edited twins (cdd.data.scenes).
 
   Raises:
     UserError: a setting is out of range.
   """
+  refuse_others(needs, ('image', 'depth', 'edited_image'), 'scenes')
+  edits = 'edited_image' in needs
   for side in size if isinstance(size, list | tuple) else (size,):
     transforms.check(size=side, seed=seed, length=length)
   try:

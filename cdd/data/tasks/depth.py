@@ -50,7 +50,7 @@ def depth(*, depth_kind='metric', percentiles=None) -> Task:
   def grey(near):
     return np.repeat(stretched(near, percentiles)[:, :, None], 3, axis=2).astype(np.float32)
 
-  return Task(draw, from_picture)
+  return Task(draw, from_picture, needs=('image', 'depth'))
 
 
 def inverse(values, depth_kind, shape):

@@ -1,6 +1,6 @@
 """Owns what a task is, and how a picture of a user becomes an array."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +20,14 @@ class Task(NamedTuple):
   Attributes:
     draw: (example, rng) -> dict(image, caption, and what the adapter reads, as `condition`), the
       arrays float32 [H, W, 3] in [0, 1].
+    needs: the arrays of a source's examples that it reads; a source that lacks one is refused.
     from_picture: a user's picture, as Pillow opened it -> the condition [H, W, 3] in [0, 1], when
       sampling. It reads pixels by `images.rgb` or `images.grey`, which turn the picture upright.
   """
 
   draw: Callable[[dict, np.random.Generator], dict]
   from_picture: Callable[[Image.Image], np.ndarray] = as_rgb
+  needs: Sequence[str] = ('image',)
 
   def example(self, source: dict, rng: np.random.Generator) -> dict:
     """What is drawn of an example of a source, with the `sizes` of its crop (`types.Text`).
