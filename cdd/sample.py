@@ -86,7 +86,7 @@ def define_flags() -> None:
   flags.DEFINE_string('sampler', None, f'One of {sorted(SAMPLERS)}; {default}.')
   flags.DEFINE_string('spacing', None, f'One of {sorted(SPACINGS)}; {default}.')
   flags.DEFINE_list('size', None, 'Height,width in pixels.')
-  flags.DEFINE_integer('tile', None, 'The side of tiles in pixels, for large images.')
+  flags.DEFINE_string('tile', 'auto', "The side of tiles in pixels, 'auto' or 'off'.")
   flags.DEFINE_string('out', 'samples', 'The folder to write to.')
 
 
@@ -97,6 +97,7 @@ def run(settings: Mapping[str, Any]) -> None:
     UserError: names what does not fit.
   """
   how = Settings(**{name: settings[name] for name in Settings._fields})
+  how = how._replace(tile=tile(how.tile))
   choose(SAMPLERS, how.sampler or 'ddim', 'sampler')
   choose(SPACINGS, how.spacing or 'trailing', 'spacing')
   out = cli.folder(settings['out'], 'out')
@@ -126,6 +127,16 @@ def run(settings: Mapping[str, Any]) -> None:
   sheet = contact_sheet(images, spread(dict(c=conditions or None, images=images))['c'])
   write(out, images, rows, sheet)
   print(f'Wrote {counted(len(images), "image")}, samples.jsonl and grid.png to {settings["out"]}.')
+
+
+def tile(text: str) -> str | int | None:
+  """What --tile says: 'auto', 'off' or a number of pixels."""
+  if text in ('auto', 'off'):
+    return None if text == 'off' else text
+  try:
+    return int(text)
+  except ValueError:
+    raise UserError(f"--tile={text} should be 'auto', 'off' or a number of pixels.") from None
 
 
 def whole_numbers(texts: Sequence[str] | None, name: str) -> list[int] | None:

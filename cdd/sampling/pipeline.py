@@ -24,40 +24,10 @@ from cdd.methods import METHODS
 from cdd.models.guide import Guide
 from cdd.models.networks import Networks
 from cdd.pretrained import adapter_folders, locate, priors, scheduler, trained
+from cdd.sampling import sizes
 from cdd.sampling.draw import draw
-from cdd.sampling.spread import fitting, multiple, noise, shape_of, spread
-
-
-class Settings(NamedTuple):
-  """How images are drawn, the same for all of a batch.
-
-  Attributes:
-    guidance: towards the prompt; 1 is none and costs one prediction a step, anything else two.
-    image_guidance: InstructPix2Pix's second scale; three predictions a step.
-    rescale: the share of the deviation that guidance adds which is removed again (Lin et al.,
-      2024); 0 is none.
-    steps: how many; the sampler's default if None: 4 for 'consistency', 50 for 'ddim'.
-    sampler: one of SAMPLERS; the model's default if None.
-    spacing: one of times.SPACINGS; the model's default if None.
-    tile: the side of overlapping tiles in pixels, for images larger than the model can do.
-  """
-
-  guidance: float = 1.0
-  image_guidance: float | None = None
-  rescale: float = 0.0
-  steps: int | None = None
-  sampler: str | None = None
-  spacing: str | None = None
-  tile: int | None = None
-
-  @property
-  def guides(self) -> bool:
-    """Whether a negative prompt matters at all."""
-    return self.guidance != 1 or self.image_guidance not in (None, 1)
-
-  def scales(self) -> dict[str, float | None]:
-    """The numbers that the compiled function takes as arguments."""
-    return dict(scale=self.guidance, image_scale=self.image_guidance, rescale=self.rescale or None)
+from cdd.sampling.settings import Settings, check
+from cdd.sampling.spread import fitting, noise, shape_of, spread
 
 
 class Pipeline(NamedTuple):
@@ -67,7 +37,7 @@ class Pipeline(NamedTuple):
     networks, params: the networks and all their parameters.
     tokenize: text -> dict of int32 arrays, and what it cuts off.
     size: (height, width) in pixels that the U-Net was trained at; None: its config says nothing.
-    multiple: what divides the sides of what the U-Net sees, in pixels.
+    multiple: what divides the sides of what the U-Net sees where it halves it evenly, in pixels.
     sampler: the name of the sampler that suits the model.
     timesteps: which times it is sampled at; for a diffusers folder as its scheduler_config.json
       says.
@@ -104,31 +74,34 @@ class Pipeline(NamedTuple):
       negative: what guidance leads away from; None is the model's idea of no text.
       seeds: one per image, on which alone the image's noise depends; s means s, s + 1, ...
       size: (H, W) in pixels; the condition's, or what the U-Net was trained at, if None.
-      latents: the noise to start from, [b, H/f, W/f, c], in place of the seeds'.
+      latents: the noise to start from, [b, H/f, W/f, c], in place of the seeds'; H and W are those
+        of the padded condition.
       settings: the fields of `Settings`.
 
     Raises:
       UserError: names what does not fit.
     """
     settings = self.resolved(Settings(**settings))
+    check(settings)
     listed = dict(prompts=prompts, negative=negative, condition=condition, latents=latents)
     given = spread(listed | dict(seeds=seeds))
-    size = self.checked(given['condition'], size, settings)
-    raw, guide = self.words(given['prompts'], size), None
+    asked, made, tile = self.plan(given['condition'], size, settings)
+    raw, guide = self.words(given['prompts'], made), None
     if condition is not None:
-      raw['condition'] = np.stack(given['condition']).astype(np.float32)
+      raw['condition'] = sizes.pad(given['condition'], made)
     if settings.guides:
-      guide = dict(self.words(given['negative'], size), **settings.scales())
-    z, keys = noise(given['seeds'], self.networks.latent_shape((1, *size, 3))[1:])
+      guide = dict(self.words(given['negative'], made), **settings.scales())
+    z, keys = noise(given['seeds'], self.networks.latent_shape((1, *made, 3))[1:])
     z = z if latents is None else fitting(given['latents'], z)
     timesteps = self.timesteps_of(settings)
     static = dict(
       sampler=settings.sampler,
       visited=timesteps.times(self.networks.schedule.num_steps, settings.steps),
       clip=timesteps.clip,
-      tile=settings.tile and settings.tile // self.networks.factor,
+      tile=tile and tile // self.networks.factor,
     )
     images = np.asarray(self.draw(self.params, raw, guide, z, keys, **static))
+    images = images[:, : asked[0], : asked[1]]
     self.check_finite(images, raw, guide)
     return images
 
@@ -172,13 +145,11 @@ class Pipeline(NamedTuple):
     present = np.float32([text is not None for text in texts])
     return dict(words, present=present, sizes=np.float32([[*size, 0, 0, *size]] * len(texts)))
 
-  def checked(self, condition: Sequence, size, settings: Settings) -> tuple[int, int]:
-    """The size of the images; a UserError if a condition, a size or a tile does not fit."""
+  def plan(self, condition: Sequence, size, settings: Settings) -> sizes.Sizes:
+    """The sizes of the images; a UserError if a condition, a size or a tile does not fit."""
     reads, given = self.networks.reads, shape_of(condition)
     if (given is None) != (not reads):
       raise UserError(f'This model {"needs a" if given is None else "takes no"} condition image.')
-    if given and size not in (None, given):
-      raise UserError(f'The size {size} is not that of the condition image, {given}.')
     if settings.image_guidance is not None and 'unscaled_latent' not in reads.values():
       raise UserError("image_guidance is for models that see the condition beside z ('concat').")
     if not (size or given or self.size):
@@ -186,11 +157,13 @@ class Pipeline(NamedTuple):
     size = tuple(size or given or self.size)
     if len(size) != 2:
       raise UserError(f'The size is two numbers, height and width, not {size}.')
-    # What the U-Net sees is a tile, if there are tiles.
-    what = 'condition image' if given else 'size'
-    multiple(size, self.networks.factor if settings.tile else self.multiple, what)
-    multiple((settings.tile,) if settings.tile else (), self.multiple, 'tile')
-    return size
+    if given and size != given:
+      raise UserError(f'The size {size} is not that of the condition image, {given}.')
+    units = dict(trained=self.size, multiple=self.multiple, factor=self.networks.factor)
+    planned = sizes.plan(size, conditional=given is not None, tile=settings.tile, **units)
+    if done := sizes.described(planned, self.size, settings.tile):
+      logging.warning('%s.', done[0].upper() + done[1:])
+    return planned
 
 
 def sampler_of(name: str) -> Sampler:

@@ -41,14 +41,6 @@ def shape_of(condition: Sequence[np.ndarray | None]) -> tuple[int, int] | None:
   return min(shapes)[:2]
 
 
-def multiple(sides: tuple[int, ...], unit: int, what: str) -> None:
-  """A UserError, with the nearest that would do, if a side is not a multiple of `unit`."""
-  if any(side < unit or side % unit for side in sides):
-    near = [max(unit, unit * round(side / unit)) for side in sides]
-    named, near = (' x '.join(map(str, numbers)) for numbers in (sides, near))
-    raise UserError(f'The {what} of {named} pixels has to be a multiple of {unit}; choose {near}.')
-
-
 def noise(seeds: Sequence[int], shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
   """(z [b, *shape], keys [b]): what a sampler starts from and draws from, per image.
 

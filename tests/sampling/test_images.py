@@ -86,9 +86,9 @@ def test_a_condition_is_given_exactly_where_it_is_needed(plain, depth, condition
   with pytest.raises(UserError, match='This model takes no condition image'):
     plain('a', condition())
   with pytest.raises(
-    UserError, match='condition image of 30 x 32 pixels has to be a multiple of 4; choose 32'
+    UserError, match='size of 31 x 32 pixels has to be a multiple of 2; choose 32'
   ):
-    depth('a', condition(size=(30, 32)))
+    plain('a', size=(31, 32))
   with pytest.raises(UserError, match=r'The size \(16, 16\) is not that of the condition'):
     depth('a', condition(), size=(16, 16))
 

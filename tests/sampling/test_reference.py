@@ -160,6 +160,17 @@ def test_our_image_is_the_pipelines(kind, negative, tmp_path):
   same(ours, theirs, draw())
 
 
+def test_a_size_that_the_unet_does_not_halve_evenly_is_made_as_in_the_pipeline(tmp_path):
+  made, size = parts(tmp_path, 'sd'), (SIZE + 2, SIZE + 6)
+  latents = RNG.normal(size=(2, *(side // 2 for side in size), 4)).astype(np.float32)
+  folder = folder_of(made, tmp_path)
+  pipeline = reference.StableDiffusionPipeline.from_pretrained(folder)
+  pipeline.check_inputs = lambda *_, **__: None  # It takes an autoencoder of 8x for granted.
+  theirs = run(pipeline, latents, guidance_scale=1.0, height=size[0], width=size[1])
+  draw = lambda latents: sampling.load(folder)(PROMPTS, latents=latents, steps=STEPS, size=size)
+  same(draw(latents), theirs, draw(latents[::-1]))
+
+
 @pytest.mark.parametrize(
   ('kind', 'fields'),
   [

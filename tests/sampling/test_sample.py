@@ -26,7 +26,7 @@ SETTINGS = dict(
   sampler=None,
   spacing=None,
   size=None,
-  tile=None,
+  tile='auto',
 )
 
 
@@ -57,8 +57,9 @@ def test_the_command_writes_images_their_settings_and_a_sheet(run, depth, condit
     (dict(seeds=['one']), "--seeds should be whole numbers, not 'one'"),
     (dict(model='nowhere'), "no pretrained model at 'nowhere'"),
     (dict(model='packaged:dept'), "Unknown packaged model 'dept'; choose one of .*'depth'"),
-    (dict(size=['30', '32']), 'size of 30 x 32 pixels has to be a multiple of 4'),
-    (dict(tile=30), 'tile of 30 pixels has to be a multiple of 4'),
+    (dict(size=['31', '32']), 'size of 31 x 32 pixels has to be a multiple of 2'),
+    (dict(tile='30'), 'tile of 30 pixels has to be a multiple of 4'),
+    (dict(tile='on'), "--tile=on should be 'auto', 'off' or a number"),
     (dict(steps=2000), 'Cannot sample in 2000 steps; choose 1'),
     (dict(spacing='even'), "'even'.*leading"),
     (dict(image_guidance=1.5), 'image_guidance is for models that see the condition beside z'),

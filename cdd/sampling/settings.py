@@ -1,0 +1,57 @@
+"""Owns how images are drawn: the settings of a call, the same for all of a batch."""
+
+from typing import NamedTuple
+
+from cdd.core.errors import UserError
+from cdd.core.registry import fits
+
+
+class Settings(NamedTuple):
+  """How images are drawn, the same for all of a batch.
+
+  Attributes:
+    guidance: towards the prompt; 1 is none and costs one prediction a step, anything else two.
+    image_guidance: InstructPix2Pix's second scale; three predictions a step.
+    rescale: the share of the deviation that guidance adds which is removed again (Lin et al.,
+      2024); 0 is none.
+    steps: how many; the sampler's default if None: 4 for 'consistency', 50 for 'ddim'.
+    sampler: one of SAMPLERS; the model's default if None.
+    spacing: one of times.SPACINGS; the model's default if None.
+    tile: the side of overlapping tiles in pixels; None: the image is made at once; 'auto': tiles of
+      the size that the U-Net was trained at, where the condition image is larger.
+  """
+
+  guidance: float = 1.0
+  image_guidance: float | None = None
+  rescale: float = 0.0
+  steps: int | None = None
+  sampler: str | None = None
+  spacing: str | None = None
+  tile: str | int | None = 'auto'
+
+  @property
+  def guides(self) -> bool:
+    """Whether a negative prompt matters at all."""
+    return self.guidance != 1 or self.image_guidance not in (None, 1)
+
+  def scales(self) -> dict[str, float | None]:
+    """The numbers that the compiled function takes as arguments."""
+    return dict(scale=self.guidance, image_scale=self.image_guidance, rescale=self.rescale or None)
+
+
+NUMBERS = ('guidance', 'image_guidance', 'rescale')
+
+
+def check(settings: Settings) -> None:
+  """Refuses values that no model can be sampled with.
+
+  Raises:
+    UserError: names the setting, its value and what it may be.
+  """
+  for name in NUMBERS:
+    value = getattr(settings, name)
+    if not fits(value, Settings.__annotations__[name]):
+      raise UserError(f'{name} is {value!r}; it must be a number.')
+  tile = settings.tile
+  if not (tile in ('auto', None) or (fits(tile, int) and tile > 0)):
+    raise UserError(f"tile is {tile!r}; it must be 'auto', None or a whole number of pixels.")
