@@ -164,7 +164,7 @@ def ours(adapter: str, reference: Theirs) -> tuple[Networks, Params, Params]:
     shift=0.0,
     factor=FACTOR,
     channels=CONFIG.in_channels,
-    reads=kind.reads,
+    reads=nnx.eval_shape(make_adapter).reads,
   )
   return networks, *jax.tree.map(jnp.asarray, (train, frozen))
 

@@ -134,7 +134,9 @@ def test_a_task_makes_aligned_arrays_of_an_example_and_a_condition_of_a_users_pi
   task = made(TASKS, name)
   assert isinstance(task, Task)
   image = RNG.uniform(size=(16, 24, 3)).astype(np.float32)
-  example = dict(image=image, depth=1 + image[..., 0], caption='a ball')
+  more = dict(depth=1 + image[..., 0], edited_image=1 - image, condition=image[::-1])
+  example = dict(image=image, caption='a ball', **more)
+  assert set(task.needs) <= example.keys()
   draw = lambda: task.draw(dict(example), np.random.default_rng(3))
   out, again = draw(), draw()
   assert out.keys() == again.keys()
@@ -182,13 +184,14 @@ def test_an_adapter_reads_what_it_declares_and_keeps_the_shapes_of_the_encoder(n
   assert inspect.getdoc(kind), name
   assert positional(kind.__init__) == ['self', 'config'], name
   assert parameters(kind).keys() >= settings.keys()
-  assert set(kind.reads.values()) <= SPACES.keys()
+  reads = nnx.eval_shape(lambda: kind(UNET, rngs=functional.Keys(0), **settings)).reads
+  assert set(reads.values()) <= SPACES.keys()
   assert kind.copies_unet_below is None or isinstance(kind.copies_unet_below, str)
   make = lambda: UNet2DConditionModel(UNET, rngs=functional.Keys(0))
   plain, params = functional.abstract(make)
   params = {f'unet.{path}': np.zeros(leaf.shape, leaf.dtype) for path, leaf in params.items()}
   of_space = dict(pixel=shape_of(2, 16, 16, 3))
-  c = Condition({key: of_space.get(space, Z) for key, space in kind.reads.items()}, WORDS)
+  c = Condition({key: of_space.get(space, Z) for key, space in reads.items()}, WORDS)
   spec = Spec(name, UNET, settings)
   make, _, added = assemble.with_adapter(spec, None, UNET, params, jnp.float32)
   apply, paths = functional.bind(nnx.eval_shape(make))
@@ -376,10 +379,13 @@ def test_a_mode_of_sharding_places_an_array_of_any_shape(name):
 @each(SPACES)
 def test_a_space_gives_an_array_of_the_batch_that_is_named(name):
   networks = types.SimpleNamespace(
-    latents=lambda params, raw, name, tile: raw[name][:, ::2, ::2] * 3 - 1, scale=3.0, shift=1.0
+    latents=lambda params, raw, name, tile: raw[name][:, ::2, ::2] * 3 - 1,
+    scale=3.0,
+    shift=1.0,
+    factor=2,
   )
   raw = dict(other=jnp.ones((2, 4, 4, 3)), condition=jnp.full((2, 4, 4, 3), 0.5))
   out = SPACES[name](networks, {}, raw, 'condition', None)
   assert inspect.getdoc(SPACES[name])
-  expected = dict(pixel=0.5, latent=0.5, unscaled_latent=0.5 / 3 + 1)[name]
+  expected = dict(pixel=0.5, mask=0.5, latent=0.5, unscaled_latent=0.5 / 3 + 1)[name]
   np.testing.assert_allclose(out, expected, rtol=1e-6)

@@ -1,12 +1,44 @@
 """Owns the way from a source to batches: shuffled, prefetched, resumable, cut over processes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
 
 from cdd.core.errors import UserError
+
+
+class Dropout(NamedTuple):
+  """How often training leaves out what a guided model has to do without.
+
+  The three exclude one another; one number decides, so that InstructPix2Pix's training is
+  (.05, .05, .05).
+
+  Attributes:
+    caption: of examples without their caption alone.
+    both: of those without caption and condition.
+    condition: of those without their condition alone.
+  """
+
+  caption: float = 0.0
+  both: float = 0.0
+  condition: float = 0.0
+
+  def drawn(self, rng: np.random.Generator) -> dict[str, bool]:
+    """What of an example is there: `present`, its caption, and, where it may be dropped,
+    `condition_present`.
+    """
+    number, both = rng.random(), self.caption + self.both
+    there = dict(present=number >= both)
+    if self.both or self.condition:
+      there['condition_present'] = not self.caption <= number < both + self.condition
+    return there
+
+
+NONE = Dropout()
+WHOLE = dict(present=True)
 
 
 class Batches:
@@ -24,7 +56,7 @@ class Batches:
     *,
     batch_size: int,
     seed: int,
-    caption_dropout: float = 0.0,
+    dropout: Dropout = NONE,
     threads: int = 2,
     workers: int = 0,
     rows: Sequence[int] | None = None,
@@ -32,13 +64,14 @@ class Batches:
     """`batch_size` counts all processes; this one yields its part.
 
     Args:
+      dropout: what of an example is dropped, and how often.
       threads, workers: what draws the examples (`prefetched`).
       rows: which examples of a batch this process yields; all of them if None.
     """
 
     def prepare(example, rng):
-      dropped = rng.random() < caption_dropout
-      return as_arrays(task(example, rng), tokenize, dropped=dropped)
+      dropped = dropout.drawn(rng)
+      return as_arrays(task(example, rng), tokenize, dropped)
 
     # Drawn before the cut, so that a batch is the same on any number of processes.
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(prepare)
@@ -94,14 +127,17 @@ def prefetched(dataset: grain.MapDataset, *, threads: int, workers: int):
   return iter(stream)
 
 
-def as_arrays(example: dict, tokenize: Callable, *, dropped: bool = False) -> dict[str, np.ndarray]:
-  """The arrays of an example, its caption as tokens, and whether it is `present`, 0 or 1.
+def as_arrays(
+  example: dict, tokenize: Callable, there: Mapping[str, bool] = WHOLE
+) -> dict[str, np.ndarray]:
+  """The arrays of an example, its caption as tokens, and what of it is there, 0 or 1.
 
-  A dropped caption is the empty one, and not present.
+  Args:
+    there: `Dropout.drawn`; a caption that is not present is the empty one.
   """
   arrays = {name: value for name, value in example.items() if name != 'caption'}
-  words = tokenize('' if dropped else example['caption'])
-  return arrays | words | dict(present=np.float32(not dropped))
+  words = tokenize(example['caption'] if there['present'] else '')
+  return arrays | words | {name: np.float32(value) for name, value in there.items()}
 
 
 def held_out(source, task: Callable, tokenize: Callable, *, batch_size: int, seed: int, count: int):

@@ -11,12 +11,12 @@ from flax import nnx
 
 from cdd.core import trees
 from cdd.core.errors import UserError
-from cdd.core.types import Params
+from cdd.core.types import Array, Params
 from cdd.diffusion import schedules
 from cdd.models import components, functional
 from cdd.models.adapted import Adapted
-from cdd.models.adapters import ADAPTERS
-from cdd.models.adapters.adapter import Spec
+from cdd.models.adapters import ADAPTERS, concat
+from cdd.models.adapters.adapter import Spec, padded
 from cdd.models.networks import Networks
 from cdd.models.unet import UNetConfig, rematerialized
 
@@ -54,7 +54,7 @@ def assemble(
   if adapter is not None:
     make, configs['unet'], added = with_adapter(adapter, loaded, configs['unet'], params, dtype)
     module = nnx.eval_shape(lambda: rematerialized(make()) if remat else make())
-    check_channels(configs['unet'], configs['vae'].channels, adapter.name)
+    check_channels(configs['unet'], configs['vae'].channels, adapter)
     apply['unet'], reads = functional.bind(module)[0], module.adapter.reads
     added |= added_step
   vae = configs['vae']
@@ -80,20 +80,24 @@ def assemble(
   return networks, added
 
 
-def check_channels(unet: UNetConfig, latents: int, adapter: str) -> None:
+def check_channels(unet: UNetConfig, latents: int, adapter: Spec) -> None:
   """Refuses a U-Net that reads or predicts other channels than those of the latents.
 
   Raises:
     UserError: names both, and what a U-Net of such channels may be.
   """
-  reads = 2 * latents if adapter == 'concat' else latents
+  masked = bool(adapter.settings.get('masked'))
+  reads = concat.inputs(latents, masked) if adapter.name == 'concat' else latents
   if (unet.in_channels, unet.out_channels) != (reads, latents):
-    kinds = {2 * latents: "a condition beside z (the adapter 'concat')", 2 * latents + 1: 'a mask'}
+    kinds = {
+      2 * latents: "a condition beside z (the adapter 'concat')",
+      2 * latents + 1: 'a mask and a condition',
+    }
     kind = kinds.get(unet.in_channels)
     beside = f', as one that reads {kind} does' if kind else ''
     raise UserError(
       f'The U-Net reads {unet.in_channels} channels and predicts {unet.out_channels}{beside}; with '
-      f'the adapter {adapter!r} and latents of {latents} channels it should read {reads} and '
+      f'the adapter {adapter.name!r} and latents of {latents} channels it should read {reads} and '
       f'predict {latents}.'
     )
 
@@ -141,7 +145,7 @@ def with_adapter(
     unet = adapter.unet._replace(time_cond_proj_dim=unet.time_cond_proj_dim)
     added = trees.prefixed(loaded, 'unet')
   else:
-    unet, prepared = kind.prepare(unet, params)
+    unet, prepared = kind.prepare(unet, params, **adapter.settings)
     added = {path: leaf for path, leaf in prepared.items() if leaf is not params.get(path)}
 
   def module():
@@ -155,10 +159,20 @@ def initial(kind: type, make: Callable[[], nnx.Module], params: Params) -> Param
   copied = {}
   if kind.copies_unet_below is not None:
     start = len(kind.copies_unet_below) + bool(kind.copies_unet_below)
-    twins = {path: 'unet.' + path[start:] for path in functional.abstract(make)[1]}
-    copied = {path: params[twin] for path, twin in twins.items() if twin in params}
+    shapes = functional.abstract(make)[1]
+    twins = {path: 'unet.' + path[start:] for path in shapes}
+    copied = {
+      path: fitted(params[twin], shapes[path].shape)
+      for path, twin in twins.items()
+      if twin in params
+    }
 
   def fresh():
     return {k: leaf for k, leaf in functional.bind(make())[1].items() if k not in copied}
 
   return trees.prefixed(copied | jax.tree.map(np.asarray, jax.jit(fresh)()), 'adapter')
+
+
+def fitted(leaf: Array, shape: tuple[int, ...]) -> Array:
+  """A parameter of the U-Net as the copy has it, which may read more channels."""
+  return leaf if leaf.shape == shape else padded(leaf, shape[2])

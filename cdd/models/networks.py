@@ -89,10 +89,14 @@ class Networks(NamedTuple):
   def condition(
     self, params: Params, raw: dict[str, Array], *, tile: int | None = None
   ) -> Condition:
-    """What the adapter reads, each in its space and encoded in tiles if asked, and the text."""
+    """What the adapter reads, each in its space and encoded in tiles if asked, and the text.
+
+    Where 'condition_present' [b] is 0 there is no condition: everything read of it is zeros, as in
+    the predictions without it that guidance needs (`Guide.views`).
+    """
 
     def read(name, space):
-      return SPACES[space](self, params, raw, name, tile)
+      return _masked(SPACES[space](self, params, raw, name, tile), raw.get('condition_present'))
 
     arrays = {name: read(name, space) for name, space in self.reads.items()}
     return Condition(arrays, self.text(params, raw))
@@ -114,7 +118,8 @@ class Networks(NamedTuple):
       second = read('text_encoder_2', raw['tokens_2'])
       states = jnp.concatenate([first.penultimate, second.penultimate], axis=-1)
       text = Text(states, second.pooled, self.sizes(raw))
-    return _masked(text, raw['present']) if self.zero_empty and 'present' in raw else text
+    present = raw.get('present') if self.zero_empty else None
+    return text._replace(states=_masked(text.states, present), pooled=_masked(text.pooled, present))
 
   def sizes(self, raw: dict[str, Array]) -> Array:
     """'sizes' [b, 6] of a batch, or those of whole, uncropped images."""
@@ -191,10 +196,11 @@ class Denoiser(NamedTuple):
     return self._replace(condition=condition, hints=hints)
 
 
-def _masked(text: Text, present: Array) -> Text:
-  """Zeros where `present` [b] is 0."""
-  pooled = None if text.pooled is None else text.pooled * present[:, None]
-  return text._replace(states=text.states * present[:, None, None], pooled=pooled)
+def _masked(array: Array | None, present: Array | None) -> Array | None:
+  """[b, ...] with zeros where `present` [b] is 0; as it is if either is None."""
+  if array is None or present is None:
+    return array
+  return array * present.reshape(-1, *[1] * (array.ndim - 1)).astype(array.dtype)
 
 
 def _latent(networks: Networks, params: Params, raw, name: str, tile: int | None) -> Array:
@@ -213,8 +219,15 @@ def _pixel(networks: Networks, params: Params, raw, name: str, tile: int | None)
   return raw[name]
 
 
-# What an adapter may read of a picture: its latents, the autoencoder's mode, or pixels in [0, 1].
-SPACES = dict(latent=_latent, pixel=_pixel, unscaled_latent=_unscaled_latent)
+def _mask(networks: Networks, params: Params, raw, name: str, tile: int | None) -> Array:
+  """One pixel for each latent, the nearest as PyTorch's interpolate finds it."""
+  del params, tile
+  return raw[name][:, :: networks.factor, :: networks.factor]
+
+
+# What an adapter may read of a picture: its latents, the autoencoder's mode, pixels in [0, 1], or
+# these at the size of the latents.
+SPACES = dict(latent=_latent, mask=_mask, pixel=_pixel, unscaled_latent=_unscaled_latent)
 
 
 def _in_tiles(function: Callable, array: Array, tile: int | None, factor: int) -> Array:

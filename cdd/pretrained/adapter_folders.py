@@ -12,7 +12,7 @@ from cdd.core.errors import UserError
 from cdd.core.registry import choose
 from cdd.core.types import Params
 from cdd.models import functional
-from cdd.models.adapters import ADAPTERS, t2i_adapter
+from cdd.models.adapters import ADAPTERS, concat, t2i_adapter
 from cdd.models.adapters.adapter import Spec, parameters
 from cdd.models.unet import UNet2DConditionModel, UNetConfig, at
 from cdd.pretrained import families, names, original, tensors, weights
@@ -64,7 +64,7 @@ LAYOUTS = dict(
     ),
     DECODER,
   ),
-  mu_mix=Layout('MuMixAdapter', same('per_level', 'sees_t'), DECODER),
+  mu_mix=Layout('MuMixAdapter', same('per_level', 'sees_t', 'masked'), DECODER),
   t2i_adapter=Layout(
     'T2IAdapter',
     {'kind': 'adapter_type'}
@@ -105,12 +105,24 @@ def config_of(path: Path) -> Spec:
     unet = families.parse('unet', with_decoder(fields))
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
-  if name == 'concat' and unet.in_channels != 2 * unet.out_channels:
+  if name == 'concat':
+    settings = dict(masked=masked(unet, path))
+  return Spec(name, unet, settings)
+
+
+def masked(unet: UNetConfig, path: Path) -> bool:
+  """Whether a U-Net that reads a condition beside z reads a mask too.
+
+  Raises:
+    UserError: it does not read a condition.
+  """
+  choices = {concat.inputs(unet.out_channels, masked): masked for masked in (False, True)}
+  if unet.in_channels not in choices:
     raise UserError(
       f'{path} holds a U-Net of {unet.in_channels} input channels; one that reads a condition '
-      f'beside its {unet.out_channels} has {2 * unet.out_channels}.'
+      f'beside its {unet.out_channels} has {min(choices)}, or {max(choices)} with a mask.'
     )
-  return Spec(name, unet, settings)
+  return choices[unet.in_channels]
 
 
 def with_decoder(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,7 +240,8 @@ def fit(spec: Spec, unet: UNetConfig, where: Path) -> None:
   else:
     pairs = {field: (getattr(spec.unet, field), getattr(unet, field)) for field in SHARED}
     if spec.name == 'concat':
-      pairs['in_channels'] = (spec.unet.in_channels, 2 * unet.out_channels)
+      wanted = concat.inputs(unet.out_channels, spec.settings['masked'])
+      pairs['in_channels'] = (spec.unet.in_channels, wanted)
   wrong = [f'{field} is {a}, not {b}' for field, (a, b) in pairs.items() if a != b]
   if wrong:
     adapter = LAYOUTS[spec.name].kind + (f' for {family(spec.unet)}' if spec.unet else '')

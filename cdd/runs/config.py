@@ -8,12 +8,16 @@ from cdd.core import files
 from cdd.core.errors import UserError
 from cdd.training import checkpoint
 
-# What may change between a run and its resumption: how long it is, how it is shown, and where and
-# by what it is computed. Anything else would make it another run.
+# What may change between a run and its resumption: how long it is, how it is shown, where and by
+# what it is computed, and how often parts of an example are left out. Anything else would make it
+# another run.
 FREE = (
   'evaluation',
   'log',
   'steps',
+  'data.caption_dropout',
+  'data.condition_dropout',
+  'data.joint_dropout',
   'data.workers',
   'data.threads',
   'model.remat',

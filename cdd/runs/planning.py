@@ -187,10 +187,11 @@ def batch_shapes(config, prior, networks, resolution: int) -> dict[str, jax.Shap
     return jax.ShapeDtypeStruct((count, *sizes), dtype)
 
   image = shape(resolution, resolution, 3)
-  batch = dict.fromkeys(('image', *networks.reads), image)
+  mask = shape(resolution, resolution, 1)
+  batch = {name: mask if name == 'mask' else image for name in ('image', *networks.reads)}
   if config.data.get('cache', 0):
     latents = shape(*networks.latent_shape(image.shape)[1:])
-    batch.update({f'{name}_latents': latents for name in list(batch)})
+    batch.update({f'{name}_latents': latents for name in list(batch) if name != 'mask'})
   for name, tokens in dict(text_encoder='tokens', text_encoder_2='tokens_2').items():
     if name in prior.configs:
       length = prior.configs[name].max_position_embeddings

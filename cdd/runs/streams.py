@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cdd.core import trees
+from cdd.core.errors import UserError
 from cdd.core.registry import bind
 from cdd.data import SOURCES, TASKS, cache, pipeline
 from cdd.models.networks import Networks
@@ -44,11 +45,24 @@ def batches(config, stream: Stream, tokenize: Callable, mesh) -> pipeline.Batche
     tokenize,
     batch_size=config.data.batch_size,
     seed=config.seed,
-    caption_dropout=config.data.caption_dropout,
+    dropout=dropout(config.data),
     threads=config.data.threads,
     workers=config.data.workers,
     rows=sharding.rows(mesh, config.data.batch_size),
   )
+
+
+def dropout(settings) -> pipeline.Dropout:
+  """What training leaves out.
+
+  Raises:
+    UserError: more than everything.
+  """
+  fields = ('caption_dropout', 'joint_dropout', 'condition_dropout')
+  shares = {name: settings.get(name, 0.0) for name in fields}
+  if sum(shares.values()) > 1:
+    raise UserError(f'The shares of dropped examples exclude one another and exceed 1: {shares}.')
+  return pipeline.Dropout(*shares.values())
 
 
 def held_out(config, tokenize: Callable) -> Callable[[int, int], list[dict]]:
@@ -79,7 +93,7 @@ def encoded(settings, stream: Stream, networks: Networks, prior, folder: Path) -
   params = trees.prefixed(trees.select(prior.params, 'vae'), 'vae')
   folder = folder / digest(settings, networks, params)[:16]
   encode = partial(jax.jit(networks.encode), params)
-  of_space = dict(latent=encode, unscaled_latent=encode, pixel=as_uint8)
+  of_space = dict(latent=encode, unscaled_latent=encode, pixel=as_uint8, mask=as_uint8)
   encoders = {name: of_space[space] for name, space in networks.reads.items()}
   if jax.process_index() == 0 and not folder.exists():
     cache.write(

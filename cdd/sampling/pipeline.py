@@ -21,6 +21,7 @@ from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.diffusion.samplers.sampler import Sampler
 from cdd.methods import METHODS
+from cdd.models.adapters import concat
 from cdd.models.guide import Guide
 from cdd.models.networks import Networks
 from cdd.pretrained import adapter_folders, locate, priors, scheduler, trained
@@ -239,7 +240,10 @@ def of_folder(folder: Path, adapter: str | None, dtype: str) -> Pipeline:
     lacking = sorted(missing) or ['tokenizer' if prior.scheduler else 'scheduler']
     raise UserError(f'{folder} is no text-to-image pipeline: it has no {", no ".join(lacking)}.')
   unet = prior.configs['unet']
-  spec = dict(name='concat' if unet.in_channels == 2 * unet.out_channels else 'none')
+  inputs = {concat.inputs(unet.out_channels, masked): masked for masked in (False, True)}
+  spec = dict(name='none')
+  if unet.in_channels in inputs:
+    spec = dict(name='concat', masked=inputs[unet.in_channels])
   if adapter:
     spec = dict(name=adapter_folders.config_of(Path(adapter)).name, path=str(adapter))
   networks, added = priors.networks(ConfigDict(dict(adapter=spec, dtype=dtype)), prior)

@@ -68,16 +68,30 @@ def test_a_trailing_channel_of_one_is_accepted():
   assert depth().draw(example(np.ones((4, 5, 1))), RNG)['condition'].shape == (4, 5, 3)
 
 
+@pytest.mark.parametrize(
+  ('kind', 'values', 'expected'),
+  [
+    ('metric', [1, 2, 4, 0, -3, np.nan, np.inf], [1, 0.5, 0.25, 0, 0, 0, 0]),
+    ('inverse', [-1, 0, 3, np.nan, np.inf, -np.inf], [0, 0.25, 1, 0, 0, 0]),
+    ('disparity', [2, 6, 10, 0, -1, np.nan, np.inf], [0, 0.5, 1, 0, 0, 0, 0]),
+  ],
+)
+def test_what_is_no_measurement_is_far_and_changes_nothing_of_the_rest(kind, values, expected):
+  out = depth(depth_kind=kind).draw(example([values]), RNG)
+  np.testing.assert_allclose(out['condition'][0, :, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', ['metric', 'inverse', 'disparity'])
+def test_a_depth_map_without_a_measurement_is_zeros_and_warned_of(kind, caplog):
+  out = depth(depth_kind=kind, percentiles=(2, 98)).draw(example(np.full((4, 4), np.nan)), RNG)
+  assert not out['condition'].any()
+  assert f'of the kind {kind!r} has no measurement' in caplog.text
+
+
 def test_bad_settings_and_bad_depths_are_named():
   with pytest.raises(ValueError, match="Unknown depth_kind 'disparty'; choose one of"):
     depth(depth_kind='disparty')
   with pytest.raises(ValueError, match='percentiles'):
     depth(percentiles=(98, 2))
-  with pytest.raises(ValueError, match='must be positive'):
-    depth().draw(example([[1.0, 0.0]]), RNG)
-  with pytest.raises(ValueError, match='must be positive'):
-    depth().draw(example([[1.0, np.nan]]), RNG)
-  with pytest.raises(ValueError, match='must be finite'):
-    depth(depth_kind='inverse').draw(example([[1.0, np.nan]]), RNG)
   with pytest.raises(ValueError, match='must agree'):
     depth().draw(example(np.ones((4, 4))) | dict(depth=np.ones((4, 5))), RNG)

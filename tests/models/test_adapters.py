@@ -45,11 +45,12 @@ from torch_peers import (
 
 from cdd.core import trees
 from cdd.core.errors import UserError
+from cdd.core.types import Condition
 from cdd.models import assemble, functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS, t2i_adapter
 from cdd.models.adapters.adapter import Spec, parameters
-from cdd.models.networks import Networks
+from cdd.models.networks import SPACES, Networks
 from cdd.models.unet import UNetConfig
 from cdd.pretrained import adapter_folders as adapters
 from cdd.pretrained import names
@@ -150,6 +151,83 @@ def test_an_image_that_the_unshuffle_does_not_divide_is_named():
     t2i_adapter.unshuffle(np.zeros((1, 20, 32, 3)), 8)
 
 
+MASK = (RNG.uniform(size=(2, 8, 8, 1)) > 0.5).astype(np.float32)
+
+
+def masked(image, mask=MASK):
+  return Condition(dict(condition=image, mask=mask), TEXT)
+
+
+@pytest.mark.parametrize('name', ['controlnet', 't2i_adapter'])
+def test_an_adapter_of_four_channels_reads_the_picture_and_then_the_mask(name, tmp_path):
+  unet, mask = torch_unet(), RNG.uniform(size=PIXELS[..., :1].shape).astype(np.float32)
+  theirs, reads = dict(
+    controlnet=lambda: (torch_controlnet(conditioning_channels=4), with_controlnet),
+    t2i_adapter=lambda: (torch_t2i('full_adapter', in_channels=4), with_t2i),
+  )[name]()
+  theirs.save_pretrained(tmp_path / 'theirs')
+  spec, weights = adapters.start(dict(name=name, path=tmp_path / 'theirs'), CONFIG)
+  got = predict(*adapted(unet, spec, weights), masked(PIXELS, mask))
+  close(got, reads(unet, theirs, np.concatenate([PIXELS, mask], -1)))
+  module = nnx.eval_shape(lambda: adapters.module(spec))
+  assert module.reads == dict(condition='pixel', mask='pixel')
+  adapters.save(spec, weights, tmp_path / 'ours', dtype=np.float32)
+  assert same_state(again(type(theirs), tmp_path / 'ours'), theirs)
+
+
+def test_an_inpainting_unet_reads_z_the_mask_and_what_it_leaves_as_in_diffusers(tmp_path):
+  unet = torch_unet(in_channels=9)
+  unet.save_pretrained(tmp_path / 'theirs')
+  spec, weights = adapters.start(dict(name='concat', path=tmp_path / 'theirs'), CONFIG)
+  make, config, _ = assemble.with_adapter(spec, weights, CONFIG, {}, jnp.float32)
+  module = nnx.eval_shape(make)
+  assert config.in_channels == 9
+  assert module.adapter.reads == dict(mask='mask', condition='latent')
+  apply, _ = functional.bind(module)
+  got = predict(apply, trees.prefixed(weights, 'unet'), masked(LATENTS), once=True)
+  close(got, torch_predict(unet, np.concatenate([Z, MASK, LATENTS], -1)))
+
+
+@pytest.mark.parametrize('name', ['concat', 'mu_mix'])
+def test_a_mask_is_a_channel_of_zeros_at_first(name):
+  unet = torch_unet()
+  prior = trees.prefixed(tree_of(unet, functional.bind(abstract_unet(CONFIG))[1]), 'unet')
+  spec, _ = adapters.start(dict(name=name, masked=True), CONFIG)
+  make, _, brought = assemble.with_adapter(spec, None, CONFIG, prior, jnp.float32)
+  apply, _ = functional.bind(nnx.eval_shape(make))
+  got = predict(apply, prior | brought, masked(LATENTS))
+  close(got, torch_predict(unet), tolerance=1e-5)
+  path = dict(concat='unet.conv_in.kernel', mu_mix='adapter.encoder.conv_in.kernel')[name]
+  kernel, first = np.asarray(brought[path]), np.asarray(prior['unet.conv_in.kernel'])
+  assert np.array_equal(kernel[:, :, :4], first) and not kernel[:, :, 4:].any()
+  # The mask comes right after z in the one, and after the condition in the other.
+  assert kernel.shape[2] == dict(concat=9, mu_mix=5)[name]
+
+
+def test_a_mask_at_the_size_of_latents_is_what_pytorch_interpolates():
+  mask = RNG.uniform(size=(2, 32, 32, 1)).astype(np.float32)
+  networks = Networks(**dict.fromkeys(Networks._fields))._replace(factor=4)
+  got = SPACES['mask'](networks, {}, dict(mask=mask), 'mask', None)
+  expected = torch.nn.functional.interpolate(nchw(mask), size=(8, 8))
+  assert np.array_equal(got, nhwc(expected))
+
+
+def test_a_dropped_condition_is_zeros_whatever_the_adapter_reads():
+  networks = Networks(**dict.fromkeys(Networks._fields))._replace(
+    factor=4,
+    scale=2.0,
+    shift=0.5,
+    reads=dict(condition='unscaled_latent', mask='pixel'),
+    text_encoder=lambda params, method, tokens: types.SimpleNamespace(last=tokens),
+  )
+  raw = dict(condition_latents=LATENTS, mask=np.ones((2, 32, 32, 1)), tokens=TEXT.states)
+  there = networks.condition({}, raw).arrays
+  dropped = networks.condition({}, raw | dict(condition_present=np.float32([1, 0]))).arrays
+  for name, array in there.items():
+    assert np.array_equal(dropped[name][0], array[0]) and np.asarray(array[1]).any()
+    assert not np.asarray(dropped[name][1]).any()
+
+
 def widened():
   """PyTorch's 4-channel U-Net and, as the build makes them of it, our spec and parameters."""
   unet = torch_unet()
@@ -218,14 +296,17 @@ def test_a_condition_beside_z_is_not_scaled():
   np.testing.assert_allclose(c.arrays['condition'], mode, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('settings', [dict(per_level=True), dict(sees_t=True)])
+@pytest.mark.parametrize(
+  'settings', [dict(per_level=True), dict(sees_t=True), dict(masked=True, per_level=True)]
+)
 def test_the_recipe_of_the_docs_runs_a_mu_mix_folder_in_pytorch(settings, tmp_path):
   page = (tiny.ROOT / 'docs' / 'mu_mix.md').read_text()
   code = re.search(r'```python\n(.*?)```', page, re.S)[1]
   assert len(code.splitlines()) < 60
   recipe = {}
   exec(code, recipe)
-  unet, encoder = torch_unet(), shaken(torch_unet(), seed=3)
+  channels = 4 + ('masked' in settings)
+  unet, encoder = torch_unet(), shaken(torch_unet(in_channels=channels), seed=3)
   spec = Spec('mu_mix', CONFIG, settings)
   shapes = functional.abstract(lambda: adapters.module(spec))[1]
   state = {key: leaf.numpy() for key, leaf in encoder.state_dict().items()}
@@ -235,12 +316,16 @@ def test_the_recipe_of_the_docs_runs_a_mu_mix_folder_in_pytorch(settings, tmp_pa
   weights = names.convert({key: state[key] for key in wanted}, shapes, 'the reference')
   adapters.save(spec, weights, tmp_path / 'ours', dtype=np.float32)
   again, loaded = adapters.start(dict(name='mu_mix', path=tmp_path / 'ours'), CONFIG)
-  assert again.settings == dict(per_level=False, sees_t=False) | settings
+  assert again.settings == dict(per_level=False, sees_t=False, masked=False) | settings
   assert all(np.array_equal(loaded[path], weights[path]) for path in shapes)
-  got = predict(*adapted(unet, again, loaded), seen(LATENTS))
+  c, condition = seen(LATENTS), LATENTS
+  if 'masked' in settings:
+    c = masked(LATENTS)
+    condition = np.concatenate([LATENTS, MASK], -1)
+  got = predict(*adapted(unet, again, loaded), c)
   with torch.no_grad():
     mu_mix = recipe['load_mu_mix'](unet, tmp_path / 'ours')
-    arrays = nchw(Z), nchw(LATENTS), torch.tensor(INDEX), torch.tensor(TEXT.states)
+    arrays = nchw(Z), nchw(condition), torch.tensor(INDEX), torch.tensor(TEXT.states)
     expected = recipe['adapted'](unet, mu_mix, *arrays)
   close(got, expected)
   assert np.abs(got - nhwc(torch_predict(unet))).max() > 1e-2

@@ -257,7 +257,8 @@ def test_a_caption_that_training_drops_is_what_guidance_leads_away_from(tmp_path
     made = parts(tmp_path / kind, kind)
     model = sampling.load(folder_of(made, tmp_path / kind))
     dropped, kept = (
-      pipeline.as_arrays(dict(caption=text), model.tokenize, dropped=text == 'b') for text in 'ba'
+      pipeline.as_arrays(dict(caption=text), model.tokenize, dict(present=text != 'b'))
+      for text in 'ba'
     )
     raw = {name: np.stack([dropped[name], kept[name]]) for name in dropped}
     raw['image'] = np.zeros((2, SIZE, SIZE, 3), np.float32)

@@ -1,36 +1,71 @@
 """Owns depth-to-image: a depth map becomes the condition, in ControlNet's convention."""
 
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
 
 from cdd.core.errors import UserError
+from cdd.core.registry import choose
 from cdd.data import images
 from cdd.data.tasks.task import Task
 
-KINDS = ('metric', 'inverse')
+
+class Kind(NamedTuple):
+  """What the numbers of a depth map mean.
+
+  Attributes:
+    measured: values -> which of them are measurements.
+    inverse: measurements -> inverse depth, up to scale and shift.
+  """
+
+  measured: Callable[[np.ndarray], np.ndarray]
+  inverse: Callable[[np.ndarray], np.ndarray]
 
 
-def depth(*, depth_kind='metric', percentiles=None) -> Task:
+def positive(values):
+  return values > 0
+
+
+def finite_positive(values):
+  return np.isfinite(values) & (values > 0)
+
+
+def same(values):
+  return values
+
+
+KINDS = dict(
+  metric=Kind(positive, np.reciprocal),
+  inverse=Kind(np.isfinite, same),
+  disparity=Kind(finite_positive, same),
+)
+
+
+def depth(*, depth_kind: str = 'metric', percentiles=None) -> Task:
   """Images from depth maps.
 
   The example's `depth` [h, w] (or [h, w, 1]) becomes the `condition`, float32 [h, w, 3] in 0..1:
   inverse depth, stretched to the whole range for each image, near = 1, the same in all channels, as
-  ControlNet feeds MiDaS' output (annotator/midas/__init__.py). A constant depth gives zeros. A
-  user's picture is read as inverse depth, bright meaning near, at any bit depth; what is
-  transparent in it is black.
+  ControlNet feeds MiDaS' output (annotator/midas/__init__.py). A constant depth gives zeros. What
+  is no measurement counts for nothing and becomes 0, as what is far does. A user's picture is read
+  as inverse depth, bright meaning near, at any bit depth; what is transparent in it is black.
 
   Args:
-    depth_kind: 'metric' for distances, which are inverted first (an infinite one, a sky's,
-      becomes 0), or 'inverse' for 1 / distance up to scale and shift, as MiDaS estimates.
+    depth_kind: 'metric' for distances, which are inverted first: an infinite one, a sky's, becomes
+      0, and 0, less, or NaN is no measurement, as sensors write it; 'inverse' for 1 / distance up
+      to scale and shift, as MiDaS and Depth Anything estimate, of which NaN and infinities are no
+      measurements; 'disparity' for a stereo camera's, of which 0 and less are none either.
     percentiles: the (low, high) percentiles of inverse depth stretched to 0 and 1, what
       lies outside clipped; None for the least and the greatest.
 
   Raises:
     UserError: an unknown kind or bad percentiles.
-    ValueError: a depth of another shape than the image's, with NaN, or, if metric, not positive.
+    ValueError: a depth of another shape than the image's.
   """
-  if depth_kind not in KINDS:
-    raise UserError(f'Unknown depth_kind {depth_kind!r}; choose one of {list(KINDS)}')
+  kind = choose(KINDS, depth_kind, 'depth_kind')
   if percentiles is not None:
     low, high = percentiles
     if not 0 <= low < high <= 100:
@@ -38,38 +73,44 @@ def depth(*, depth_kind='metric', percentiles=None) -> Task:
 
   def draw(example, rng):
     del rng
-    near = inverse(example['depth'], depth_kind, example['image'].shape[:2])
+    values = shaped(example['depth'], example['image'].shape[:2])
+    measured = kind.measured(values)
+    if not measured.any():
+      logging.warning(
+        'A depth map of the kind %r has no measurement; its condition is 0.', depth_kind
+      )
+    near = np.zeros(values.shape, np.float32)
+    near[measured] = stretched(kind.inverse(values[measured]), percentiles)
     return dict(image=example['image'], condition=grey(near), caption=example['caption'])
 
   def from_picture(picture: Image.Image) -> np.ndarray:
     values = images.grey(picture)
     if not np.isfinite(values).all():
       raise images.Unreadable('its values are not all finite')
-    return grey(values.astype(np.float64))  # The span of float32 numbers may exceed float32.
-
-  def grey(near):
-    return np.repeat(stretched(near, percentiles)[:, :, None], 3, axis=2).astype(np.float32)
+    # The span of float32 numbers may exceed float32.
+    return grey(stretched(values.astype(np.float64), percentiles))
 
   return Task(draw, from_picture, needs=('image', 'depth'))
 
 
-def inverse(values, depth_kind, shape):
-  """Inverse depth [h, w] float32 of either kind of depth, checked."""
+def grey(near: np.ndarray) -> np.ndarray:
+  """[h, w] as float32 [h, w, 3]."""
+  return np.repeat(near[:, :, None], 3, axis=2).astype(np.float32)
+
+
+def shaped(values, shape: tuple[int, int]) -> np.ndarray:
+  """A depth map float32 [h, w]; a ValueError if it is not the image's shape."""
   values = np.asarray(values, np.float32)
   values = values[:, :, 0] if values.ndim == 3 and values.shape[2] == 1 else values
   if values.shape != tuple(shape):
     raise ValueError(f'The depth is {values.shape}, the image {tuple(shape)}; they must agree')
-  if depth_kind == 'inverse':
-    if not np.isfinite(values).all():
-      raise ValueError('An inverse depth must be finite')
-    return values
-  if not (values > 0).all():
-    raise ValueError(f'A metric depth must be positive; the least is {values.min()}')
-  return 1 / values
+  return values
 
 
-def stretched(values, percentiles):
+def stretched(values: np.ndarray, percentiles) -> np.ndarray:
   """Maps the least value (or low percentile) to 0 and the greatest to 1; zeros if they agree."""
+  if not values.size:
+    return values
   if percentiles is None:
     low, high = values.min(), values.max()
   else:

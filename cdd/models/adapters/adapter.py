@@ -4,6 +4,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+import jax.numpy as jnp
+import numpy as np
+
 from cdd.core.types import Array, Condition, Params
 from cdd.models.unet import Encoder, Features, Time, UNetConfig
 
@@ -16,7 +19,7 @@ class Adapter(Protocol):
   ControlNet).
 
   Attributes:
-    reads: what it reads of an example, name -> space: 'latent', 'unscaled_latent' or 'pixel'.
+    reads: what it reads of an example, name -> space, an entry of `networks.SPACES`.
     copies_unet_below: where in it a copy of the U-Net's encoder begins; None: nowhere.
   """
 
@@ -34,7 +37,7 @@ class WidensUNet(Protocol):
   """An adapter that needs another U-Net than the prior's."""
 
   @staticmethod
-  def prepare(config: UNetConfig, params: Params) -> tuple[UNetConfig, Params]:
+  def prepare(config: UNetConfig, params: Params, **settings) -> tuple[UNetConfig, Params]:
     """The U-Net that it needs, of a flat tree that holds the prior's below 'unet.'."""
 
 
@@ -50,6 +53,17 @@ class Spec(NamedTuple):
   name: str
   unet: UNetConfig | None
   settings: dict[str, Any]
+
+
+def joined(c: Condition, reads: Mapping[str, str]) -> Array:
+  """What an adapter reads, side by side in the channels, in the order in which it names them."""
+  return jnp.concatenate([c.arrays[name] for name in reads], axis=-1)
+
+
+def padded(kernel: Array, inputs: int) -> np.ndarray:
+  """A convolution's kernel [h, w, i, o] with zeros for input channels that are new."""
+  kernel = np.asarray(kernel)
+  return np.pad(kernel, ((0, 0), (0, 0), (0, inputs - kernel.shape[2]), (0, 0)))
 
 
 def parameters(kind: type) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from flax import nnx
 
 from cdd.core.registry import choose
 from cdd.core.types import Array, Condition
+from cdd.models.adapters.adapter import joined
 from cdd.models.blocks import conv
 from cdd.models.ops.activations import silu
 from cdd.models.unet import Encoder, Features, Time, UNetConfig, skip_channels
@@ -32,7 +33,6 @@ class HintNetwork(nnx.Module):
 class ControlNet(Encoder):
   """A copy of the encoder that sees z, t and the condition, added through zero convolutions."""
 
-  reads = dict(condition='pixel')
   copies_unet_below = ''
 
   def __init__(
@@ -50,8 +50,9 @@ class ControlNet(Encoder):
     Args:
       hint_widths: one more than the halvings from pixels to latents (diffusers' default: 8x).
       channel_order: 'rgb' | 'bgr', the order that the hint network was trained with.
-      conditioning_channels: the channels of the condition's image.
+      conditioning_channels: 3 for an image, 4 for an image and a mask (inpainting).
     """
+    self.masked = conditioning_channels == 4
     self.flip = choose(dict(rgb=False, bgr=True), channel_order, 'channel order')
     super().__init__(config, dtype=dtype, rngs=rngs)
     first, last = config.block_out_channels[0], config.block_out_channels[-1]
@@ -65,10 +66,16 @@ class ControlNet(Encoder):
     self.controlnet_down_blocks = nnx.List([zero(width) for width in skip_channels(config)])
     self.controlnet_mid_block = zero(last)
 
+  @property
+  def reads(self) -> dict[str, str]:
+    return dict(condition='pixel', mask='pixel') if self.masked else dict(condition='pixel')
+
   def hints(self, c: Condition) -> Array:
     """The picture at the size of the latents; the reference makes it anew at every step."""
-    image = c.arrays['condition']
-    return self.controlnet_cond_embedding(image[..., ::-1] if self.flip else image)
+    image = joined(c, self.reads)
+    if self.flip:
+      image = jnp.concatenate([image[..., 2::-1], image[..., 3:]], axis=-1)
+    return self.controlnet_cond_embedding(image)
 
   def features(self, unet: Encoder, z: Array, time: Time, c: Condition, hints: Array) -> Features:
     features, new = unet.encode(z, time, c.text), self.encode(z, time, c.text, hint=hints)

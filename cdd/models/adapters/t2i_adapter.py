@@ -10,6 +10,7 @@ from flax import nnx
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
 from cdd.core.types import Array, Condition
+from cdd.models.adapters.adapter import joined
 from cdd.models.blocks import conv
 from cdd.models.unet import Encoder, Features, Time, UNetConfig
 
@@ -112,7 +113,6 @@ class T2IAdapter(nnx.Module):
   initialise it to zero.
   """
 
-  reads = dict(condition='pixel')
   copies_unet_below = None
 
   def __init__(
@@ -131,18 +131,22 @@ class T2IAdapter(nnx.Module):
 
     Args:
       config: the U-Net's; not read where `channels` is given.
-      in_channels: 1 averages the channels of the condition.
+      in_channels: 1 averages the channels of the condition; 4 reads a mask besides (inpainting).
     """
     chosen = choose(KINDS, kind, 'kind of T2I-Adapter')
     channels = tuple(channels or chosen.channels(config.block_out_channels))
     self.factor = downscale_factor or chosen.downscale_factor
-    self.in_channels = in_channels
+    self.in_channels, self.masked = in_channels, in_channels == 4
     depth = num_res_blocks or chosen.num_res_blocks
     pixels = in_channels * self.factor**2
     self.adapter = Pyramid(pixels, channels, kind=kind, depth=depth, dtype=dtype, rngs=rngs)
 
+  @property
+  def reads(self) -> dict[str, str]:
+    return dict(condition='pixel', mask='pixel') if self.masked else dict(condition='pixel')
+
   def hints(self, c: Condition) -> tuple[Array, ...]:
-    image = c.arrays['condition']
+    image = joined(c, self.reads)
     if self.in_channels == 1:
       image = image.mean(-1, keepdims=True)
     return self.adapter(unshuffle(image, self.factor))

@@ -1,0 +1,60 @@
+"""Owns images from their edges, found by OpenCV's Canny detector as ControlNet does."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from cdd.core.errors import UserError
+from cdd.data import images
+from cdd.data.tasks.task import Task
+
+
+def canny(*, low: Sequence[float] = (50, 150), high: Sequence[float] = (150, 250)) -> Task:
+  """Images from their edges.
+
+  The condition is float32 [h, w, 3], 1 on the edges and 0 elsewhere, the same in all channels. A
+  user's picture is one to find the edges of, with the thresholds in the middle of their ranges;
+  one that is black and white alone holds edges already and is taken as it is.
+
+  Args:
+    low, high: the ranges of Canny's two thresholds on the gradient's magnitude (L1, of 0..255),
+      drawn anew for every example, as for ControlNet, whose demo has 100 and 200.
+
+  Raises:
+    UserError: the ranges are none, or OpenCV is not installed.
+  """
+  for name, bounds in (('low', low), ('high', high)):
+    if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1]:
+      raise UserError(f'The range {name} of canny is {tuple(bounds)}; it must be 0 <= from <= to.')
+  find = detector()
+
+  def edges(image: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    found = find(image, min(thresholds), max(thresholds)) > 0
+    return np.repeat(found[:, :, None], 3, axis=2).astype(np.float32)
+
+  def draw(example, rng):
+    image = np.round(255 * example['image']).astype(np.uint8)
+    condition = edges(image, (rng.uniform(*low), rng.uniform(*high)))
+    return dict(image=example['image'], condition=condition, caption=example['caption'])
+
+  def from_picture(picture: Image.Image) -> np.ndarray:
+    image = np.asarray(images.rgb(picture))
+    if np.isin(image, (0, 255)).all() and (image == image[..., :1]).all():
+      return (image / 255).astype(np.float32)
+    return edges(image, (np.mean(low), np.mean(high)))
+
+  return Task(draw, from_picture)
+
+
+def detector():
+  """cv2.Canny.
+
+  Raises:
+    UserError: OpenCV is not installed.
+  """
+  try:
+    import cv2
+  except ImportError as error:
+    raise UserError("The task canny needs OpenCV: pip install 'cdd-jax[canny]'.") from error
+  return cv2.Canny

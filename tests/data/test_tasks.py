@@ -1,0 +1,113 @@
+"""The tasks that need nothing but pictures: edges, holes, edits, and conditions that lie ready."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdd.core.errors import UserError
+from cdd.data.scenes import Scenes
+from cdd.data.tasks.canny import canny
+from cdd.data.tasks.inpaint import inpaint, random_mask
+from cdd.data.tasks.instruct_edit import instruct_edit
+from cdd.data.tasks.paired import paired
+
+SCENE = Scenes(size=48)[5]
+
+
+def rng(seed=0):
+  return np.random.default_rng(seed)
+
+
+def test_canny_finds_the_edges_of_a_square_and_nothing_else():
+  image = np.zeros((32, 32, 3), np.float32)
+  image[8:24, 8:24] = 1
+  condition = canny().draw(dict(image=image, caption=''), rng())['condition']
+  inside, rows = np.zeros((32, 32), bool), np.where(condition[..., 0])
+  inside[6:26, 6:26], inside[10:22, 10:22] = True, False
+  assert condition[..., 0].any() and inside[rows].all() and not condition[16, 16].any()
+  assert set(np.unique(condition)) == {0, 1} and (condition == condition[..., :1]).all()
+
+
+def test_canny_draws_its_thresholds_and_equals_opencv_at_them():
+  task, seen = canny(low=(50, 150), high=(200, 300)), rng(3)
+  low, high = seen.uniform(50, 150), seen.uniform(200, 300)
+  expected = cv2.Canny(np.round(255 * SCENE['image']).astype(np.uint8), low, high) > 0
+  found = task.draw(SCENE, rng(3))['condition'][..., 0] > 0
+  assert expected.any() and np.array_equal(found, expected)
+
+
+def test_a_picture_becomes_its_edges_and_a_picture_of_edges_stays():
+  task = canny(low=(100, 100), high=(200, 200))
+  picture = Image.fromarray(np.round(255 * SCENE['image']).astype(np.uint8))
+  edges = task.from_picture(picture)
+  assert np.array_equal(edges, task.draw(SCENE, rng())['condition'])
+  again = task.from_picture(Image.fromarray(np.uint8(255 * edges)))
+  assert np.array_equal(again, edges)
+
+
+def test_an_edit_draws_the_edited_picture_from_the_picture_and_the_instruction():
+  example = Scenes(size=16, edits=True)[3]
+  out = instruct_edit().draw(example, rng())
+  assert np.array_equal(out['image'], example['edited_image'])
+  assert np.array_equal(out['condition'], example['image'])
+  assert out['caption'] == example['instruction'] != example['caption']
+  plain = dict(image=example['image'], edited_image=example['edited_image'], caption='blue')
+  assert instruct_edit().draw(plain, rng())['caption'] == 'blue'
+
+
+def test_a_paired_condition_is_taken_as_it_is():
+  example = dict(image=np.zeros((4, 4, 3)), condition=np.ones((4, 4, 3)), caption='a', mask=0)
+  out = paired().draw(example, rng())
+  assert out == {name: example[name] for name in ('image', 'condition', 'caption')}
+  assert paired().needs == ('image', 'condition')
+
+
+def test_a_hole_is_grey_and_the_rest_of_the_picture_is_kept():
+  out = inpaint().draw(SCENE, rng())
+  mask, condition = out['mask'], out['condition']
+  assert mask.shape == (48, 48, 1) and mask.dtype == condition.dtype == np.float32
+  hole = mask[..., 0] == 1
+  assert set(np.unique(mask)) == {0, 1}
+  assert (condition[hole] == 0.5).all()
+  assert np.array_equal(condition[~hole], SCENE['image'][~hole])
+  assert np.array_equal(out['image'], SCENE['image'])
+
+
+@pytest.mark.parametrize('size', [(48, 64), (33, 20), (8, 8)])
+def test_drawn_masks_cover_between_the_least_and_the_greatest_share(size):
+  area = (0.1, 0.4)
+  masks = [random_mask(size, rng(seed), area) for seed in range(100)]
+  shares = np.array([mask.mean() for mask in masks])
+  slack = max(size) / np.prod(size)  # A box is whole pixels.
+  assert shares.min() >= area[0] - slack and shares.max() <= area[1]
+  assert len({mask.tobytes() for mask in masks}) > 60
+
+
+def test_a_whole_picture_is_masked_as_often_as_asked():
+  task = inpaint(whole=0.25)
+  whole = [task.draw(SCENE, rng(seed))['mask'].all() for seed in range(400)]
+  assert abs(np.mean(whole) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
+
+
+def test_the_masks_of_a_source_are_black_and_white():
+  task = inpaint(masks='source')
+  assert task.needs == ('image', 'mask')
+  mask = np.linspace(0, 1, 48 * 48, dtype=np.float32).reshape(48, 48)
+  out = task.draw(dict(SCENE, mask=mask), rng())
+  assert np.array_equal(out['mask'][..., 0], (mask >= 0.5).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+  ('make', 'message'),
+  [
+    (lambda: canny(low=(3, 1)), r'range low of canny is \(3, 1\)'),
+    (lambda: inpaint(masks='painted'), "Unknown kind of masks 'painted'; choose one of"),
+    (lambda: inpaint(area=(0.5, 0.1)), r'area \(0.5, 0.1\)'),
+    (lambda: inpaint(whole=2), 'whole 2'),
+  ],
+)
+def test_bad_settings_are_one_line(make, message):
+  with pytest.raises(UserError, match=message) as error:
+    make()
+  assert '\n' not in str(error.value)
