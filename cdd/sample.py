@@ -24,6 +24,7 @@ from cdd.diffusion.samplers import SAMPLERS
 from cdd.diffusion.times import SPACINGS
 from cdd.reports import grid
 from cdd.sampling import Settings, load
+from cdd.sampling.settings import check
 from cdd.sampling.spread import spread
 
 OF_MODEL = ('model', 'step', 'adapter', 'dtype')
@@ -87,6 +88,9 @@ def define_flags() -> None:
   flags.DEFINE_string('spacing', None, f'One of {sorted(SPACINGS)}; {default}.')
   flags.DEFINE_list('size', None, 'Height,width in pixels.')
   flags.DEFINE_string('tile', 'auto', "The side of tiles in pixels, 'auto' or 'off'.")
+  flags.DEFINE_float('adapter_strength', 1.0, 'Of the adapter; 0 is none.', lower_bound=0)
+  flags.DEFINE_float('adapter_start', 0.0, 'After this share of the steps it acts.', 0, 1)
+  flags.DEFINE_float('adapter_end', 1.0, 'After this share of the steps it does not.', 0, 1)
   flags.DEFINE_string('out', 'samples', 'The folder to write to.')
 
 
@@ -98,6 +102,7 @@ def run(settings: Mapping[str, Any]) -> None:
   """
   how = Settings(**{name: settings[name] for name in Settings._fields})
   how = how._replace(tile=tile(how.tile))
+  check(how)
   choose(SAMPLERS, how.sampler or 'ddim', 'sampler')
   choose(SPACINGS, how.spacing or 'trailing', 'spacing')
   out = cli.folder(settings['out'], 'out')

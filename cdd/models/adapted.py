@@ -17,9 +17,16 @@ class Adapted(nnx.Module):
     """What the adapter makes of the condition alone: to be computed once per image."""
     return self.adapter.hints(c)
 
-  def with_hints(self, z: Array, c: Condition, hints, time: Time) -> Array:
-    """The prediction [b, h, w, c] from z [b, h, w, c], the time and precomputed hints."""
-    return self.unet.decode(self.adapter.features(self.unet, z, time, c, hints), c.text)
+  def with_hints(
+    self, z: Array, c: Condition, hints, time: Time, strength: Array | None = None
+  ) -> Array:
+    """The prediction [b, h, w, c] from z [b, h, w, c], the time and precomputed hints.
+
+    Args:
+      strength: [b, 1, 1, 1], for an adapter whose `features` take it; None is 1.
+    """
+    how = {} if strength is None else dict(strength=strength)
+    return self.unet.decode(self.adapter.features(self.unet, z, time, c, hints, **how), c.text)
 
   def __call__(self, z: Array, c: Condition, index: Array) -> Array:
     return self.with_hints(z, c, self.hints(c), Time(index))

@@ -16,7 +16,7 @@ from cdd.diffusion import schedules
 from cdd.models import components, functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS, concat
-from cdd.models.adapters.adapter import Spec, padded
+from cdd.models.adapters.adapter import Spec, has_strength, padded
 from cdd.models.networks import Networks
 from cdd.models.unet import UNetConfig, rematerialized
 
@@ -49,6 +49,7 @@ def assemble(
     replaces some of 'unet.*'.
   """
   configs, added, added_step, apply, reads = dict(configs), {}, {}, {}, {}
+  strength = adapter is not None and has_strength(ADAPTERS[adapter.name])
   if step_channels:
     configs['unet'], params, added_step = given_step(configs['unet'], params, step_channels)
   if adapter is not None:
@@ -76,6 +77,7 @@ def assemble(
     factor=vae.factor,
     channels=vae.channels,
     reads=reads,
+    has_strength=strength,
   )
   return networks, added
 

@@ -11,6 +11,7 @@ from cdd.core import trees
 from cdd.core.types import Array, Condition, Denoise, Params, Text
 from cdd.diffusion import guidance, parametrizations, schedules, tiles
 from cdd.models.guide import Guide
+from cdd.models.strength import Strength
 from cdd.models.unet import Time
 
 
@@ -29,6 +30,7 @@ class Networks(NamedTuple):
     reads: what the adapter reads of an example: its name -> its space, an entry of SPACES.
     counts: the numbers of steps that a U-Net which is given its step was trained for; () if it is
       not given one.
+    has_strength: whether the strength of the adapter can be chosen.
     zero_empty: whether no prompt is states of zeros (SDXL), not those of the empty text.
   """
 
@@ -45,6 +47,7 @@ class Networks(NamedTuple):
   reads: Mapping[str, str]
   counts: tuple[int, ...] = ()
   zero_empty: bool = False
+  has_strength: bool = False
 
   def latent_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the latents of images [b, H, W, 3]."""
@@ -137,15 +140,17 @@ class Networks(NamedTuple):
     *,
     guide: Guide | None = None,
     tiling: tiles.Tiling | None = None,
+    strength: Strength | None = None,
   ) -> Denoise:
     """denoise(z, t, s) -> v with the condition bound; the hints are computed here, once.
 
     Args:
+      strength: of the adapter, if it is not 1 at all times.
       guide: guidance, two or three predictions in one call of the network; None is one prediction.
       tiling: predicts in tiles, with the condition cut alike.
     """
     if tiling is None:
-      return Denoiser(self, params, guide, *self._bind(params, guide, c))
+      return Denoiser(self, params, guide, *self._bind(params, guide, c), strength)
 
     def bind(start: Array) -> tuple[Condition, Any]:
       arrays = jax.tree.map(lambda array: tiles.crop(array, start, tiling), c.arrays)
@@ -155,7 +160,7 @@ class Networks(NamedTuple):
 
     def denoise(z: Array, t: Array, s: Array | None) -> Array:
       def part(tile, bound):
-        return Denoiser(self, params, guide, *bound)(tile, t, s)
+        return Denoiser(self, params, guide, *bound, strength)(tile, t, s)
 
       return tiles.blended(part, z, bounds, tiling)
 
@@ -172,6 +177,7 @@ class Denoiser(NamedTuple):
 
   Attributes:
     condition, hints: of all predictions that `guide` combines.
+    strength: of the adapter; None is 1.
   """
 
   networks: Networks
@@ -179,12 +185,15 @@ class Denoiser(NamedTuple):
   guide: Guide | None
   condition: Condition
   hints: Any
+  strength: Strength | None = None
 
   def __call__(self, z: Array, t: Array, s: Array | None) -> Array:
     names = ('conditional',) if self.guide is None else self.guide.names
     time = Time(schedules.index(t)[:, 0, 0, 0], None if s is None else (t - s)[:, 0, 0, 0])
-    batch, time = (guidance.concatenate(dict.fromkeys(names, tree)) for tree in (z, time))
-    out = self.networks.adapted(self.params, 'with_hints', batch, self.condition, self.hints, time)
+    of_step = (time,) if self.strength is None else (time, self.strength.at(t))
+    batch, of_step = (guidance.concatenate(dict.fromkeys(names, tree)) for tree in (z, of_step))
+    bound = (batch, self.condition, self.hints)
+    out = self.networks.adapted(self.params, 'with_hints', *bound, *of_step)
     parts = guidance.split(out, names)
     out = parts['conditional'] if self.guide is None else self.guide.combine(parts)
     level = self.networks.schedule(t)

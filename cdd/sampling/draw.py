@@ -13,6 +13,7 @@ from cdd.diffusion.samplers.sampler import Sampler
 from cdd.diffusion.times import Timesteps
 from cdd.models.guide import Guide
 from cdd.models.networks import Networks
+from cdd.models.strength import Strength
 
 
 def draw(
@@ -27,6 +28,7 @@ def draw(
   clip: float | None = None,
   guide: Guide | None = None,
   tile: int | None = None,
+  strength: Strength | None = None,
 ) -> Array:
   """Images [b, H, W, 3] in [0, 1] of noise z [b, h, w, c]; to be compiled.
 
@@ -38,13 +40,14 @@ def draw(
     sampler, times, clip: how z is denoised (`loop.run`).
     guide: guidance, or None.
     tile: the side of overlapping tiles of latents, or None.
+    strength: of the adapter; None is 1 at all times.
   """
   check_steps(networks, sampler, times)
   c = networks.condition(params, raw, tile=tile)
   tiling = None
   if tile is not None:
     tiling = tiles.tiling(z.shape[1:3], tile=tile, overlap=tile // 2)
-  denoise = networks.denoiser(params, c, guide=guide, tiling=tiling)
+  denoise = networks.denoiser(params, c, guide=guide, tiling=tiling, strength=strength)
   schedule = networks.schedule
   x = loop.run(sampler, denoise, z, rng, schedule=schedule, times=times, clip=clip)
   images = networks.decode(params, x, tile=tile)

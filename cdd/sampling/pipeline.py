@@ -24,6 +24,7 @@ from cdd.methods import METHODS
 from cdd.models.adapters import concat
 from cdd.models.guide import Guide
 from cdd.models.networks import Networks
+from cdd.models.strength import Strength, within
 from cdd.pretrained import adapter_folders, locate, priors, scheduler, trained
 from cdd.sampling import sizes
 from cdd.sampling.draw import draw
@@ -101,10 +102,29 @@ class Pipeline(NamedTuple):
       clip=timesteps.clip,
       tile=tile and tile // self.networks.factor,
     )
-    images = np.asarray(self.draw(self.params, raw, guide, z, keys, **static))
+    strength = self.strength(settings, static['visited'])
+    images = np.asarray(self.draw(self.params, raw, guide, z, keys, strength, **static))
     images = images[:, : asked[0], : asked[1]]
     self.check_finite(images, raw, guide)
     return images
+
+  def strength(self, settings: Settings, times: Sequence[int]) -> Strength | None:
+    """The adapter's strength, or None where it acts as it was trained.
+
+    Raises:
+      UserError: there is no adapter whose strength could be chosen, or it would act in no step.
+    """
+    part = settings.adapter_part
+    if part == Settings().adapter_part:
+      return None
+    if not self.networks.has_strength:
+      raise UserError(
+        'adapter_strength, adapter_start and adapter_end are for an adapter beside the U-Net; this '
+        + (
+          "model's U-Net reads the condition itself." if self.networks.reads else 'model has none.'
+        )
+      )
+    return within(times, **part)
 
   def check_finite(self, images: np.ndarray, *words: dict | None) -> None:
     """Refuses images that hold NaN; the words are what each text was read from.
@@ -176,10 +196,10 @@ def compiled(networks: Networks) -> Callable:
   """The compiled way from tokens, a condition, what guidance leads away from, and noise."""
 
   @partial(jax.jit, static_argnames=('sampler', 'visited', 'clip', 'tile'))
-  def run(params, raw, negative, z, keys, *, sampler, visited, clip, tile):
+  def run(params, raw, negative, z, keys, strength=None, *, sampler, visited, clip, tile):
     static = dict(sampler=sampler_of(sampler), times=visited, clip=clip, tile=tile)
     guide = None if negative is None else guide_of(networks, params, negative)
-    return draw(networks, params, raw, z, keys, guide=guide, **static)
+    return draw(networks, params, raw, z, keys, guide=guide, strength=strength, **static)
 
   return run
 

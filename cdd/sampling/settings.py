@@ -19,6 +19,9 @@ class Settings(NamedTuple):
     spacing: one of times.SPACINGS; the model's default if None.
     tile: the side of overlapping tiles in pixels; None: the image is made at once; 'auto': tiles of
       the size that the U-Net was trained at, where the condition image is larger.
+    adapter_strength: what the adapter adds is multiplied by it; 1 is as it was trained, 0 none.
+    adapter_start, adapter_end: the share of the steps after which the adapter begins to act, and
+      after which it no longer does.
   """
 
   guidance: float = 1.0
@@ -28,18 +31,27 @@ class Settings(NamedTuple):
   sampler: str | None = None
   spacing: str | None = None
   tile: str | int | None = 'auto'
+  adapter_strength: float = 1.0
+  adapter_start: float = 0.0
+  adapter_end: float = 1.0
 
   @property
   def guides(self) -> bool:
     """Whether a negative prompt matters at all."""
     return self.guidance != 1 or self.image_guidance not in (None, 1)
 
+  @property
+  def adapter_part(self) -> dict[str, float]:
+    """How strongly and when the adapter acts."""
+    return dict(scale=self.adapter_strength, start=self.adapter_start, end=self.adapter_end)
+
   def scales(self) -> dict[str, float | None]:
     """The numbers that the compiled function takes as arguments."""
     return dict(scale=self.guidance, image_scale=self.image_guidance, rescale=self.rescale or None)
 
 
-NUMBERS = ('guidance', 'image_guidance', 'rescale')
+ADAPTER = ('adapter_strength', 'adapter_start', 'adapter_end')
+NUMBERS = ('guidance', 'image_guidance', 'rescale', *ADAPTER)
 
 
 def check(settings: Settings) -> None:
@@ -52,6 +64,14 @@ def check(settings: Settings) -> None:
     value = getattr(settings, name)
     if not fits(value, Settings.__annotations__[name]):
       raise UserError(f'{name} is {value!r}; it must be a number.')
+  if settings.adapter_strength < 0:
+    raise UserError(f'adapter_strength is {settings.adapter_strength}; it must be 0 or more.')
+  start, end = settings.adapter_start, settings.adapter_end
+  if not 0 <= start < end <= 1:
+    raise UserError(
+      f'adapter_start is {start} and adapter_end {end}; they must be shares of the steps, '
+      '0 <= adapter_start < adapter_end <= 1.'
+    )
   tile = settings.tile
   if not (tile in ('auto', None) or (fits(tile, int) and tile > 0)):
     raise UserError(f"tile is {tile!r}; it must be 'auto', None or a whole number of pixels.")

@@ -27,6 +27,9 @@ SETTINGS = dict(
   spacing=None,
   size=None,
   tile='auto',
+  adapter_strength=1.0,
+  adapter_start=0.0,
+  adapter_end=1.0,
 )
 
 
@@ -59,6 +62,8 @@ def test_the_command_writes_images_their_settings_and_a_sheet(run, depth, condit
     (dict(model='packaged:dept'), "Unknown packaged model 'dept'; choose one of .*'depth'"),
     (dict(size=['31', '32']), 'size of 31 x 32 pixels has to be a multiple of 2'),
     (dict(tile='30'), 'tile of 30 pixels has to be a multiple of 4'),
+    (dict(adapter_strength=float('nan')), 'adapter_strength is nan; it must be a number'),
+    (dict(adapter_strength=0.5), 'are for an adapter beside the U-Net; this model has none'),
     (dict(tile='on'), "--tile=on should be 'auto', 'off' or a number"),
     (dict(steps=2000), 'Cannot sample in 2000 steps; choose 1'),
     (dict(spacing='even'), "'even'.*leading"),

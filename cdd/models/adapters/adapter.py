@@ -30,7 +30,11 @@ class Adapter(Protocol):
     """What it makes of the condition alone: computed once per image, for θ and θ⁻."""
 
   def features(self, unet: Encoder, z: Array, time: Time, c: Condition, hints: Any) -> Features:
-    """The encoder's features with the condition; calls `unet.encode` (Eq. 10)."""
+    """The encoder's features with the condition; calls `unet.encode` (Eq. 10).
+
+    An adapter whose strength can be chosen takes a further `strength: Array | None = None`,
+    [b, 1, 1, 1]: at 0 the features are those of the U-Net alone.
+    """
 
 
 class WidensUNet(Protocol):
@@ -64,6 +68,11 @@ def padded(kernel: Array, inputs: int) -> np.ndarray:
   """A convolution's kernel [h, w, i, o] with zeros for input channels that are new."""
   kernel = np.asarray(kernel)
   return np.pad(kernel, ((0, 0), (0, 0), (0, inputs - kernel.shape[2]), (0, 0)))
+
+
+def has_strength(kind: type) -> bool:
+  """Whether the strength of a kind of adapter can be chosen."""
+  return 'strength' in inspect.signature(kind.features).parameters
 
 
 def parameters(kind: type) -> dict[str, Any]:

@@ -77,8 +77,22 @@ class ControlNet(Encoder):
       image = jnp.concatenate([image[..., 2::-1], image[..., 3:]], axis=-1)
     return self.controlnet_cond_embedding(image)
 
-  def features(self, unet: Encoder, z: Array, time: Time, c: Condition, hints: Array) -> Features:
+  def features(
+    self,
+    unet: Encoder,
+    z: Array,
+    time: Time,
+    c: Condition,
+    hints: Array,
+    strength: Array | None = None,
+  ) -> Features:
     features, new = unet.encode(z, time, c.text), self.encode(z, time, c.text, hint=hints)
+
+    def plus(x, added):
+      return x + (added if strength is None else added * strength.astype(added.dtype))
+
     added = zip(features.skips, self.controlnet_down_blocks, new.skips, strict=True)
-    skips = tuple(skip + zero(extra) for skip, zero, extra in added)
-    return features._replace(skips=skips, mid=features.mid + self.controlnet_mid_block(new.mid))
+    skips = tuple(plus(skip, zero(extra)) for skip, zero, extra in added)
+    return features._replace(
+      skips=skips, mid=plus(features.mid, self.controlnet_mid_block(new.mid))
+    )

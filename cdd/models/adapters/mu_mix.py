@@ -57,16 +57,23 @@ class MuMix(nnx.Module):
     return self.encoder.encode(image, Time(jnp.zeros(image.shape[0], jnp.int32)), c.text)
 
   def features(
-    self, unet: Encoder, z: Array, time: Time, c: Condition, hints: Features | None
+    self,
+    unet: Encoder,
+    z: Array,
+    time: Time,
+    c: Condition,
+    hints: Features | None,
+    strength: Array | None = None,
   ) -> Features:
-    """Eq. 10 on every skip and on the middle block."""
+    """Eq. 10 on every skip and on the middle block, with `strength` μ in place of μ."""
     features = unet.encode(z, time, c.text)
     if self.sees_t:
       hints = self.encoder.encode(joined(c, self.reads), time, c.text)
     mu = jnp.broadcast_to(self.mu[...], (max(self.level_of_skip) + 2,))
 
     def mix(z, c, level):
-      return z + mu[level].astype(z.dtype) * (c - z)
+      share = mu[level] if strength is None else mu[level] * strength
+      return z + share.astype(z.dtype) * (c - z)
 
     skips = map(mix, features.skips, hints.skips, self.level_of_skip)
     return features._replace(skips=tuple(skips), mid=mix(features.mid, hints.mid, -1))

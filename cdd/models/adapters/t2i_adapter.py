@@ -152,8 +152,16 @@ class T2IAdapter(nnx.Module):
     return self.adapter(unshuffle(image, self.factor))
 
   def features(
-    self, unet: Encoder, z: Array, time: Time, c: Condition, hints: tuple[Array, ...]
+    self,
+    unet: Encoder,
+    z: Array,
+    time: Time,
+    c: Condition,
+    hints: tuple[Array, ...],
+    strength: Array | None = None,
   ) -> Features:
+    if strength is not None:
+      hints = tuple(hint * strength.astype(hint.dtype) for hint in hints)
     return unet.encode(z, time, c.text, residuals=hints)
 
 
