@@ -48,7 +48,7 @@ HELP = {
     *('process_id', 'workdir'),
   ],
   'cdd.plan': ['config', 'family', 'resolution', 'topology'],
-  'cdd.sample': ['adapter', 'condition', 'dtype', 'guidance', 'image_guidance', 'model'],
+  'cdd.sample': ['adapter', 'adapter_end', 'adapter_start', 'adapter_strength', 'condition'],
   'cdd.convert': ['adapter', 'dtype', 'max_shard_size', '[no]overwrite', 'prior', 'source'],
 }
 PRINTED = ['--config=depth:tiny', '--config.steps=7', '--config.method.dt=20', '--print_config']
