@@ -27,7 +27,7 @@ from cdd.sampling import Settings, load
 from cdd.sampling.settings import check
 from cdd.sampling.spread import spread
 
-OF_MODEL = ('model', 'step', 'adapter', 'dtype')
+OF_MODEL = ('model', 'step', 'adapter', 'vae', 'dtype')
 OF_IMAGE = ('prompt', 'negative', 'condition', 'seeds')
 
 
@@ -74,6 +74,7 @@ def define_flags() -> None:
   flags.DEFINE_string('model', 'packaged', "A run, a diffusers folder, 'packaged:depth'.")
   flags.DEFINE_integer('step', None, 'Of a run: its checkpoint of this step.', lower_bound=0)
   flags.DEFINE_string('adapter', None, "The folder of an adapter in diffusers' layout.")
+  flags.DEFINE_string('vae', None, "An autoencoder in place of the model's own.")
   flags.DEFINE_string('dtype', 'float32', 'What the networks compute in.')
   flags.DEFINE_multi_string('prompt', '', 'May be repeated, once per image.')
   flags.DEFINE_multi_string('negative', None, 'The negative prompt of guidance; may be repeated.')

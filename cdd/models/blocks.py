@@ -10,7 +10,15 @@ from cdd.models.ops.upsampling import enlarge, enlarged
 
 
 def conv(
-  inputs: int, outputs: int, kernel: int, *, dtype, rngs, stride: int = 1, zero: bool = False
+  inputs: int,
+  outputs: int,
+  kernel: int,
+  *,
+  dtype,
+  rngs,
+  stride: int = 1,
+  zero: bool = False,
+  bias: bool = True,
 ):
   """A convolution padded by kernel // 2 on both sides, as PyTorch pads it."""
   pad = kernel // 2
@@ -21,6 +29,7 @@ def conv(
     (kernel, kernel),
     strides=stride,
     padding=((pad, pad), (pad, pad)),
+    use_bias=bias,
     dtype=dtype,
     rngs=rngs,
     **zeros,

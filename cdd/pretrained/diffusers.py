@@ -12,8 +12,17 @@ from cdd.core import files, trees
 from cdd.core.errors import UserError
 from cdd.core.types import Params
 from cdd.models import components, functional
+from cdd.models.vae import VAEConfig
 from cdd.pretrained import names, scheduler, weights
-from cdd.pretrained.families import COMPONENTS, PIPELINES, TOKENIZERS, parse, written
+from cdd.pretrained.families import (
+  COMPONENTS,
+  PIPELINES,
+  TOKENIZERS,
+  kind_of,
+  kinds,
+  parse,
+  written,
+)
 
 
 class Pretrained(NamedTuple):
@@ -63,21 +72,10 @@ def load(
   present = [name for name in COMPONENTS if (folder / name).is_dir()]
   variants = variants_of(folder, present, variant)
   for component in present:
-    fields[component] = weights.read_json(folder / component / 'config.json')
-    configs[component] = _config(folder / component, component, fields[component])
-
-    def within(path, array, component=component):
-      return place(f'{component}.{path}', array)
-
-    tree = _params(
-      folder / component,
-      component,
-      configs[component],
-      place=within,
-      dtype=dtype,
-      variant=variants[component],
-    )
-    params.update(trees.prefixed(tree, component))
+    settings = dict(place=place, dtype=dtype, variant=variants[component])
+    read = load_component(folder / component, component, **settings)
+    fields[component], configs[component] = read.fields, read.config
+    params.update(read.params)
   known = (*COMPONENTS, *TOKENIZERS, 'scheduler')
   listed = {name for name, entry in index.items() if isinstance(entry, list) and any(entry)}
   return Pretrained(
@@ -89,6 +87,33 @@ def load(
     index,
     tuple(sorted(listed - {*known})),
   )
+
+
+class Part(NamedTuple):
+  """A component in memory: its config, its config.json, and its parameters, 'vae.…'."""
+
+  config: Any
+  fields: Mapping[str, Any]
+  params: Params
+
+
+def load_component(
+  folder: Path,
+  component: str,
+  *,
+  place: Callable[[str, np.ndarray], Any] = lambda path, array: array,
+  dtype=np.float32,
+  variant: str | None = None,
+) -> Part:
+  """Reads the folder of one component; the arguments and errors are those of `load`."""
+  fields = weights.read_json(folder / 'config.json')
+  config = _config(folder, component, fields)
+
+  def within(path, array):
+    return place(f'{component}.{path}', array)
+
+  tree = _params(folder, component, config, place=within, dtype=dtype, variant=variant)
+  return Part(config, fields, trees.prefixed(tree, component))
 
 
 def variants_of(folder: Path, present: list[str], variant: str | None) -> dict[str, str | None]:
@@ -128,9 +153,9 @@ def _index(folder: Path) -> dict[str, Any]:
 
 
 def _check_class(path: Path, component: str, found: list[str]) -> None:
-  expected = COMPONENTS[component].name
-  if found and expected not in found:
-    raise UserError(f'{path}: {component} is a {found[0]}; only {expected} is read.')
+  expected = kinds(component)
+  if found and not expected.keys() & {*found}:
+    raise UserError(f'{path}: {component} is a {found[0]}; only {" or ".join(expected)} is read.')
 
 
 def _config(folder: Path, component: str, fields: Mapping[str, Any]):
@@ -146,7 +171,7 @@ def _config(folder: Path, component: str, fields: Mapping[str, Any]):
 
 def _params(folder: Path, component: str, config, *, place, dtype, variant) -> Params:
   """The parameters of a component."""
-  entry = COMPONENTS[component]
+  entry = kind_of(component, config)
   shapes = functional.abstract(lambda: components.make(component, config))[1]
   stored = weights.read(folder, entry.stem, variant)
   stored = {key: leaf for key, leaf in stored.items() if not key.endswith('position_ids')}
@@ -188,7 +213,9 @@ def unshifted(pretrained: Pretrained) -> Pretrained:
   mean - shift; the decoder's W z + b becomes W (z - shift) + b + W shift.
   """
   vae = pretrained.configs.get('vae')
-  if vae is None or not (vae.shift_factor and vae.use_quant_conv and vae.use_post_quant_conv):
+  if not (isinstance(vae, VAEConfig) and vae.use_quant_conv and vae.use_post_quant_conv):
+    return pretrained
+  if not vae.shift_factor:
     return pretrained
   shift = vae.shift_factor
   configs, params = dict(pretrained.configs), dict(pretrained.params)
@@ -216,7 +243,8 @@ def new_index(pretrained: Pretrained) -> dict[str, Any]:
     '_class_name': f'StableDiffusion{family}{PIPELINES.get(beside, "")}Pipeline',
   }
   index |= {name: [None, None] for name in pretrained.extras}
-  index |= {name: [COMPONENTS[name].library, COMPONENTS[name].name] for name in configs}
+  written_as = {name: kind_of(name, config) for name, config in configs.items()}
+  index |= {name: [kind.library, kind.name] for name, kind in written_as.items()}
   tokenizer = ['transformers', 'CLIPTokenizer']
   index |= {name: pretrained.index.get(name, tokenizer) for name in pretrained.tokenizers}
   if pretrained.scheduler:

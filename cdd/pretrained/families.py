@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cdd.models.components import COMPONENTS as NETWORKS
+from cdd.models import components
 from cdd.pretrained import supported
 
 
@@ -69,20 +69,47 @@ COMPONENTS = dict(
   text_encoder=_of_text('CLIPTextModel'),
   text_encoder_2=_of_text('CLIPTextModelWithProjection'),
 )
+# Further classes of a component.
+OTHERS = dict(
+  vae=(
+    Component(
+      'diffusion_pytorch_model',
+      'diffusers',
+      'AutoencoderTiny',
+      supported.tiny_vae,
+      (),
+      lambda config: dict(act_fn='relu', upsample_fn='nearest', upsampling_scaling_factor=2),
+    ),
+  ),
+)
 OURS = ('patch',)  # Fields that diffusers does not know.
 TOKENIZERS = ('tokenizer', 'tokenizer_2')
 # The pipeline of a U-Net by the number of channels that it reads beside z.
 PIPELINES = {0: '', 4: 'InstructPix2Pix', 5: 'Inpaint'}
 
 
+def kinds(component: str) -> dict[str, Component]:
+  """The classes that a component may be of, by name; the usual one comes first."""
+  return {kind.name: kind for kind in (COMPONENTS[component], *OTHERS.get(component, ()))}
+
+
+def kind_of(component: str, config) -> Component:
+  """The class whose config is of this type."""
+  of_type = {
+    components.of_class(component, name).config: kind for name, kind in kinds(component).items()
+  }
+  return of_type[type(config)]
+
+
 def parse(component: str, fields: Mapping[str, Any]):
-  """Our config from the fields of a config.json.
+  """Our config from the fields of a config.json, of the class that they name.
 
   Raises:
     UserError: a field asks for what our network does not do.
   """
-  COMPONENTS[component].check(fields)
-  kind = NETWORKS[component].config
+  name = fields.get('_class_name')
+  kinds(component).get(name, COMPONENTS[component]).check(fields)
+  kind = components.of_class(component, name).config
 
   def frozen(value):
     return tuple(map(frozen, value)) if isinstance(value, list) else value
@@ -97,7 +124,7 @@ def written(component: str, config, read: Mapping[str, Any], dtype) -> dict[str,
     changed = {name: value for name, value in config._asdict().items() if value != was[name]}
     kinds = [name for name in ('dtype', 'torch_dtype') if name in read and dtype]
     return {**read, **changed, **dict.fromkeys(kinds, np.dtype(dtype).name)}
-  entry = COMPONENTS[component]
+  entry = kind_of(component, config)
   fields = dict(config._asdict(), _class_name=entry.name, **entry.extra(config))
   defaults = config._field_defaults
 

@@ -28,8 +28,8 @@ def load(
 
   Args:
     spec: `path` ('packaged', a diffusers folder, a hub's 'owner/name', or None), `variant` (of its
-      files: 'fp16'), `new` (component -> its fields) and `replace` (component -> fields of its
-      config that change while its weights stay).
+      files: 'fp16'), `vae` (an autoencoder in place of its own), `new` (component -> its fields)
+      and `replace` (component -> fields of its config that change while its weights stay).
     workdir: where a new tokenizer is written.
     captions: what a new tokenizer learns from.
     place: (path, array) -> where a parameter that is read is put.
@@ -41,6 +41,10 @@ def load(
   if spec.path:
     variant = spec.get('variant')
     prior = diffusers.load(folder_of(spec.path, variant), place=place, variant=variant)
+  if spec.get('vae'):
+    if 'vae' in spec.get('new', {}):
+      raise UserError(f'Both config.prior.vae, {spec.vae}, and a new vae are given; choose one.')
+    prior = with_vae(prior, spec.vae, place=place)
   for component, fields in spec.get('replace', {}).items():
     config = prior.configs[component]._replace(**fields)
     prior = prior._replace(configs={**prior.configs, component: config})
@@ -70,6 +74,44 @@ def folder_of(path: str, variant: str | None = None) -> Path:
     return locate.pipeline(path, variant=variant)
   except UserError as error:
     raise UserError(f'{error} It is config.prior.path.') from error
+
+
+def vae_folder(source: str) -> Path:
+  """The folder of an autoencoder: itself, or that of a pipeline which has one; or a hub's.
+
+  Raises:
+    UserError: there is none.
+  """
+  found = locate.locate(source)
+  folder = found.path / 'vae' if (found.path / 'vae').is_dir() else found.path
+  if found.config is not None or not (folder / 'config.json').exists():
+    raise UserError(
+      f'There is no autoencoder at {source!r}; it should be a diffusers folder of one or of a '
+      "pipeline, or a hub's owner/name."
+    )
+  return folder
+
+
+def with_vae(prior: diffusers.Pretrained, source: str, *, place: Callable) -> diffusers.Pretrained:
+  """The prior with another autoencoder, its scale and its shift.
+
+  Raises:
+    UserError: there is none, or its latents have other channels than those that the U-Net predicts.
+  """
+  folder = vae_folder(source)
+  part = diffusers.load_component(folder, 'vae', place=place)
+  unet = prior.configs.get('unet')
+  if unet and unet.out_channels != part.config.channels:
+    raise UserError(
+      f'The autoencoder at {source} has latents of {part.config.channels} channels; the U-Net '
+      f'predicts {unet.out_channels}.'
+    )
+  params = {path: leaf for path, leaf in prior.params.items() if not path.startswith('vae.')}
+  return prior._replace(
+    configs={**prior.configs, 'vae': part.config},
+    params={**params, **part.params},
+    fields={**prior.fields, 'vae': part.fields},
+  )
 
 
 def reader(prior: diffusers.Pretrained) -> tokens.Reader:

@@ -5,6 +5,7 @@ from typing import Any
 
 from cdd.core.errors import UserError
 from cdd.models.text import ACTIVATIONS
+from cdd.models.tiny_vae import TinyConfig
 from cdd.models.unet import UNetConfig
 
 # The fields of diffusers' UNet2DConditionModel that are not in UNetConfig, or not in full, and what
@@ -61,6 +62,7 @@ VAE = dict(
   latents_mean=(None,),
   latents_std=(None,),
 )
+TINY_VAE = dict(act_fn=('relu',), upsample_fn=('nearest',), upsampling_scaling_factor=(2,))
 TEXT = dict(hidden_act=tuple(ACTIVATIONS))
 
 
@@ -146,6 +148,31 @@ def vae(fields: Mapping[str, Any]) -> None:
     UserError: lists every field that asks for something else.
   """
   refuse(fields, VAE, 'autoencoder')
+
+
+def tiny_vae(fields: Mapping[str, Any]) -> None:
+  """Whether the autoencoder of this config.json is one that `AutoencoderTiny` computes.
+
+  Raises:
+    UserError: lists every field that asks for something else.
+  """
+  config = TinyConfig(**{name: fields[name] for name in TinyConfig._fields if name in fields})
+  levels = len(config.encoder_block_out_channels)
+  lists = dict(num_encoder_blocks=config.num_encoder_blocks)
+  lists |= dict(num_decoder_blocks=config.num_decoder_blocks)
+  for half in ('encoder', 'decoder'):
+    lists[f'{half}_block_out_channels'] = getattr(config, f'{half}_block_out_channels')
+  problems = [
+    f'{name} is {value!r} (supported: one for each of {levels} levels)'
+    for name, value in lists.items()
+    if len(value) != levels
+  ]
+  problems += [
+    f'{name} is {value!r} (supported: as wide at each level)'
+    for name, value in lists.items()
+    if name.endswith('channels') and len(set(value)) > 1
+  ]
+  refuse(fields, TINY_VAE, 'autoencoder', problems)
 
 
 def text_encoder(fields: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from cdd.core import trees
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
 from cdd.models import components, functional
-from cdd.pretrained import diffusers, families, priors
+from cdd.pretrained import diffusers, families, priors, weights
 from cdd.runs import counting
 from cdd.runs.program import divide, program
 from cdd.training import sharding
@@ -101,6 +101,8 @@ def prior(spec, family: Mapping | None) -> diffusers.Pretrained:
   fields = dict(family or {})
   if spec.path and not family:
     fields = of_folder(priors.folder_of(spec.path))
+  if spec.get('vae'):
+    fields['vae'] = weights.read_json(priors.vae_folder(spec.vae) / 'config.json')
   fields |= {name: dict(value) for name, value in spec.get('new', {}).items()}
   configs = {
     name: families.parse(name, fields[name]) for name in families.COMPONENTS if name in fields

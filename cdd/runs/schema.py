@@ -66,6 +66,7 @@ SECTION = Field(object, fine=lambda value: isinstance(value, Mapping), words='di
 # Fields that a config may lack.
 OMITTABLE = (
   'initial',
+  'prior.vae',
   'method.predictor',
   'model.step_channels',
   'model.remat',
@@ -94,6 +95,9 @@ FIELDS = {
   'prior': SECTION,
   'prior.path': Field(
     str | None, fine=lambda path: path != '', words="a folder, a hub's id or None"
+  ),
+  'prior.vae': Field(
+    str | None, fine=lambda path: path != '', words="an autoencoder's folder, a hub's id or None"
   ),
   'model': SECTION,
   'model.adapter': SPEC,

@@ -215,6 +215,7 @@ def load(
   *,
   step: int | None = None,
   adapter: str | None = None,
+  vae: str | None = None,
   dtype: str = 'float32',
 ) -> Pipeline:
   """The model at a path.
@@ -225,6 +226,8 @@ def load(
     step: of a run's checkpoint, in place of what it exported; of a run that has not ended, the
       newest checkpoint is taken if None.
     adapter: a folder of an adapter in diffusers' layout, beside a diffusers folder.
+    vae: an autoencoder in place of the model's own: its folder, a pipeline's that has one, or a
+      hub's 'owner/name'; an AutoencoderKL or AutoencoderTiny whose latents have as many channels.
     dtype: what the networks compute in.
 
   Raises:
@@ -232,16 +235,17 @@ def load(
   """
   found = locate.locate(path, step=step)
   if found.config is None:
-    return of_folder(found.path, adapter, dtype)
+    return of_folder(found.path, adapter, dtype, vae)
   if adapter:
     raise UserError(f'{path} is a trained model with its adapter; leave --adapter out.')
-  return of_run(found, dtype)
+  return of_run(found, dtype, vae)
 
 
-def of_run(found: locate.Found, dtype: str) -> Pipeline:
+def of_run(found: locate.Found, dtype: str, vae: str | None = None) -> Pipeline:
   """What a run trained, with the prior that it started from."""
   config = ConfigDict(found.config)
   config.model.dtype = dtype
+  config.prior.vae = vae or config.prior.get('vae')
   prior = priors.load(config.prior, found.path, ())
   networks, added = priors.networks(config.model, prior, counts=config.method.get('counts', ()))
   everything = {**prior.params, **added}
@@ -252,9 +256,9 @@ def of_run(found: locate.Found, dtype: str) -> Pipeline:
   return of_parts(prior, networks, everything, **settings)
 
 
-def of_folder(folder: Path, adapter: str | None, dtype: str) -> Pipeline:
+def of_folder(folder: Path, adapter: str | None, dtype: str, vae: str | None = None) -> Pipeline:
   """A diffusers folder, alone or with an adapter's."""
-  prior = priors.load(ConfigDict(dict(path=str(folder))), folder, ())
+  prior = priors.load(ConfigDict(dict(path=str(folder), vae=vae)), folder, ())
   missing = {'unet', 'vae', 'text_encoder'} - prior.configs.keys()
   if missing or not prior.tokenizers or not prior.scheduler:
     lacking = sorted(missing) or ['tokenizer' if prior.scheduler else 'scheduler']

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from cdd.core.errors import UserError
 from cdd.models.assemble import assemble
+from cdd.models.text import TextConfig
 from cdd.models.unet import UNetConfig
 from cdd.pretrained import diffusers, families, names, priors
 
@@ -190,9 +191,9 @@ def test_a_folder_of_another_family_is_named(folder, tmp_path):
     diffusers.load(folder)
   index(folder)
   fields = json.loads((folder / 'vae' / 'config.json').read_text())
-  other = dict(fields, _class_name='AutoencoderTiny')
+  other = dict(fields, _class_name='AutoencoderDC')
   (folder / 'vae' / 'config.json').write_text(json.dumps(other))
-  with pytest.raises(UserError, match='vae/config.json: vae is a AutoencoderTiny; only Auto'):
+  with pytest.raises(UserError, match='vae is a AutoencoderDC; only AutoencoderKL or Auto'):
     diffusers.load(folder)
   (tmp_path / 'control').mkdir()
   (tmp_path / 'control' / 'config.json').write_text('{"_class_name": "ControlNetModel"}')
@@ -278,7 +279,9 @@ def test_config_fields_that_we_do_not_use_survive(folder, tmp_path):
   ],
 )
 def test_the_index_names_the_pipeline_of_its_networks(channels, second, name):
-  configs = dict(unet=UNetConfig(in_channels=channels)) | dict.fromkeys(['text_encoder_2'] * second)
+  configs = dict(unet=UNetConfig(in_channels=channels)) | (
+    dict(text_encoder_2=TextConfig()) if second else {}
+  )
   read = dict(_class_name='x', force_zeros_for_empty_prompt=False, safety_checker=['a', 'b'])
   made = diffusers.Pretrained(configs, {}, {}, {}, index=read, extras=('safety_checker',))
   written = diffusers.new_index(made)

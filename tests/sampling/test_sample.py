@@ -13,6 +13,7 @@ from cdd.data import TASKS
 SETTINGS = dict(
   model='packaged',
   adapter=None,
+  vae=None,
   step=None,
   dtype='float32',
   prompt=['a'],
