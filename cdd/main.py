@@ -14,10 +14,7 @@ def define_flags() -> None:
   cli.define_config()
   flags.declare_key_flag('config')
   flags.DEFINE_string('workdir', None, 'The folder of the run; runs/NAME if not given.')
-  flags.DEFINE_bool('distributed', False, 'Joins the processes that run this on other hosts.')
-  flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0; found on TPU pods.')
-  flags.DEFINE_integer('num_processes', None, 'How many processes there are.', lower_bound=1)
-  flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0 on.', lower_bound=0)
+  cli.define_processes()
   flags.DEFINE_bool('print_config', False, 'Prints every field of the config and ends.')
 
 
@@ -27,9 +24,7 @@ def main() -> None:
     print(json.dumps(configs.as_json(config), indent=2))
     return
   workdir = cli.folder(FLAGS.workdir or f'runs/{config.name}', 'workdir')
-  place = FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
-  if FLAGS.distributed or place != (None, None, None):
-    hosts.join(*place)
+  cli.join_processes()
   with hosts.together():
     loop.run(config, workdir)
 

@@ -13,11 +13,12 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from cdd.core import files, runtime
+from cdd.core import files, hosts, runtime
 from cdd.core.errors import UserError
 from cdd.core.registry import named
 
 FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # Flags that are defined here are those of the command that asks.
 CONFIGS = Path(__file__).parents[1] / 'configs'  # In a checkout a link to the folder at its top.
 
 
@@ -82,6 +83,21 @@ def define_config() -> None:
     "'depth:tiny', 'configs/depth.py:small,method=finetune'. --config.FIELD=VALUE sets a field.",
   )
   flags.mark_flag_as_required('config')
+
+
+def define_processes() -> None:
+  """Defines the flags of a command that several hosts run together."""
+  flags.DEFINE_bool('distributed', False, 'Joins the processes that run this on other hosts.')
+  flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0; found on TPU pods.')
+  flags.DEFINE_integer('num_processes', None, 'How many processes there are.', lower_bound=1)
+  flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0 on.', lower_bound=0)
+
+
+def join_processes() -> None:
+  """Joins the other processes, if the flags of `define_processes` say so (`hosts.join`)."""
+  place = FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
+  if FLAGS.distributed or place != (None, None, None):
+    hosts.join(*place)
 
 
 def parse(arguments: list[str]) -> list[str]:

@@ -56,6 +56,20 @@ def bind(table: Mapping[str, Callable], spec: Mapping[str, Any], kind: str) -> C
   return functools.partial(function, **settings)
 
 
+def make(table: Mapping[str, Callable], spec: Mapping[str, Any], kind: str, *arguments: Any) -> Any:
+  """Calls the factory that a spec names, with its settings.
+
+  Raises:
+    UserError: as `bind`, or names a setting that the spec lacks.
+  """
+  bound = bind(table, spec, kind)
+  for setting in inspect.signature(bound).parameters.values():
+    keyword = setting.kind is inspect.Parameter.KEYWORD_ONLY
+    if keyword and setting.default is setting.empty:
+      raise UserError(f'The {kind} {spec["name"]!r} needs the setting {setting.name!r}.')
+  return bound(*arguments)
+
+
 def plain(value: Any) -> Any:
   """A section of a config as a dict, whose text is one line."""
   return value.to_dict() if isinstance(value, ConfigDict) else value

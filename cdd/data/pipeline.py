@@ -133,10 +133,14 @@ def as_arrays(
   """The arrays of an example, its caption as tokens, and what of it is there, 0 or 1.
 
   Args:
+    example: with a `text` it brings what the text encoders made of its caption.
     there: `Dropout.drawn`; a caption that is not present is the empty one.
   """
-  arrays = {name: value for name, value in example.items() if name != 'caption'}
-  words = tokenize(example['caption'] if there['present'] else '')
+  arrays = {name: value for name, value in example.items() if name not in ('caption', 'text')}
+  if 'text' in example and there['present']:
+    words = example['text']
+  else:
+    words = tokenize(example['caption'] if there['present'] else '')
   return arrays | words | {name: np.float32(value) for name, value in there.items()}
 
 

@@ -109,7 +109,11 @@ class Networks(NamedTuple):
 
     One encoder (SD 1.x, 2.x): its last states. Two (SDXL): the last but one of both, the projected
     state of the second, and the sizes. Where 'present' [b] is 0 there is no prompt (`zero_empty`).
+    'states', and 'pooled' with them, are what was made of the tokens ahead.
     """
+    if 'states' in raw:
+      sizes = None if self.text_encoder_2 is None else self.sizes(raw)
+      return Text(raw['states'], raw.get('pooled'), sizes)
 
     def read(name, tokens):
       return getattr(self, name)(trees.select(params, name), '__call__', tokens)

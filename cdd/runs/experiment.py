@@ -12,11 +12,12 @@ import numpy as np
 from cdd.core import trees
 from cdd.core.registry import choose
 from cdd.core.types import Params
+from cdd.data.prepared import Prepared
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.models.networks import Networks
 from cdd.pretrained import diffusers, priors, trained
-from cdd.runs import streams
+from cdd.runs import prepare, streams
 from cdd.runs.program import divide, program
 from cdd.sampling.draw import draw
 from cdd.training import sharding
@@ -65,7 +66,9 @@ def experiment(config, workdir: Path) -> Experiment:
   step = program(config, networks, train, mesh)
   frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh, config.sharding))
   tokenize = priors.reader(prior)
-  if config.data.get('cache', 0):
+  if isinstance(stream.source, Prepared):
+    prepare.check(config, stream.source, networks, {**prior.params, **added})
+  elif config.data.get('cache', 0):
     stream = streams.encoded(config.data, stream, networks, prior, workdir.parent / 'latents')
   rng = jax.random.key(config.seed)
   return Experiment(

@@ -13,23 +13,33 @@ from jax.experimental import multihost_utils
 
 from cdd.core import trees
 from cdd.core.errors import UserError
-from cdd.core.registry import bind
+from cdd.core.registry import make
 from cdd.data import SOURCES, TASKS, cache, pipeline
+from cdd.data.prepared import Prepared
 from cdd.models.networks import Networks
 from cdd.training import sharding
 
 
 class Stream(NamedTuple):
-  """Where examples come from, and what becomes of each: (example, rng) -> dict of arrays."""
+  """Where examples come from, and what becomes of each.
+
+  Attributes:
+    draw: (example, rng) -> dict of arrays.
+    tokenize: what reads captions, where the source brings it.
+  """
 
   source: object
   draw: Callable
+  tokenize: Callable | None = None
 
 
 def training(config) -> Stream:
   """The examples that a run trains on."""
-  task = bind(TASKS, config.data.task, 'task')()
-  return Stream(bind(SOURCES, config.data.source, 'source')(task.needs), task.example)
+  task = make(TASKS, config.data.task, 'task')
+  source = make(SOURCES, config.data.source, 'source', task.needs)
+  if isinstance(source, Prepared):
+    return Stream(source, source.draw, source.no_prompt)
+  return Stream(source, task.example)
 
 
 def captions(source, most: int = 4000):
@@ -42,7 +52,7 @@ def batches(config, stream: Stream, tokenize: Callable, mesh) -> pipeline.Batche
   return pipeline.Batches(
     stream.source,
     stream.draw,
-    tokenize,
+    stream.tokenize or tokenize,
     batch_size=config.data.batch_size,
     seed=config.seed,
     dropout=dropout(config.data),
@@ -70,8 +80,8 @@ def held_out(config, tokenize: Callable) -> Callable[[int, int], list[dict]]:
 
   The source is made here, once: a folder's headers are read, and warned of, once per run.
   """
-  task = bind(TASKS, config.data.task, 'task')()
-  source = bind(SOURCES, config.data.held_out, 'source')(task.needs)
+  task = make(TASKS, config.data.task, 'task')
+  source = make(SOURCES, config.data.held_out, 'source', task.needs)
 
   def batches(count: int, batch_size: int) -> list[dict]:
     settings = dict(batch_size=batch_size, seed=0, count=count)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cdd.core import trees
 from cdd.core.errors import UserError
-from cdd.core.registry import bind, choose
+from cdd.core.registry import choose, make
 from cdd.core.types import Params
 from cdd.core.words import counted
 from cdd.data import TASKS, tokens
@@ -251,7 +251,7 @@ def of_run(found: locate.Found, dtype: str, vae: str | None = None) -> Pipeline:
   everything = {**prior.params, **added}
   everything |= trained.load(found.weights, trees.labelled(config.trainable, everything)['train'])
   sampler = choose(METHODS, config.method.name, 'method').sampler
-  task = bind(TASKS, config.data.task, 'task')()
+  task = make(TASKS, config.data.task, 'task')
   settings = dict(sampler=sampler, timesteps=times.Timesteps(), task=task)
   return of_parts(prior, networks, everything, **settings)
 

@@ -10,6 +10,9 @@ An example is a dict of aligned arrays (`image` float32 [h, w, 3] in [0, 1], and
 from cdd.data.sources.image_folder import image_folder
 from cdd.data.sources.mixture import mixture
 from cdd.data.sources.photos import photos
+from cdd.data.sources.prepared import prepared
 from cdd.data.sources.scenes import scenes
 
-SOURCES = dict(image_folder=image_folder, mixture=mixture, photos=photos, scenes=scenes)
+SOURCES = dict(
+  image_folder=image_folder, mixture=mixture, photos=photos, prepared=prepared, scenes=scenes
+)

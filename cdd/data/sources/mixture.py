@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cdd.core.registry import bind
+from cdd.core.registry import make
 
 
 class Mixture:
@@ -26,4 +26,4 @@ def mixture(needs: Sequence[str] = ('image',), /, *, sources: Sequence):
   """Takes from the sources of these specs in turn."""
   from cdd.data.sources import SOURCES  # The table holds this function.
 
-  return Mixture([bind(SOURCES, spec, 'source')(needs) for spec in sources])
+  return Mixture([make(SOURCES, spec, 'source', needs) for spec in sources])
