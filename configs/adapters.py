@@ -29,6 +29,13 @@ def concat(full: bool) -> dict:
   return dict(name='concat')
 
 
+# Adapter -> the field by which it reads a mask beside the condition.
+MASKED = dict(
+  mu_mix=dict(masked=True),
+  controlnet=dict(conditioning_channels=4),
+  t2i_adapter=dict(in_channels=4),
+  concat=dict(masked=True),
+)
 ADAPTERS = dict(mu_mix=mu_mix, controlnet=controlnet, t2i_adapter=t2i_adapter, concat=concat)
 
 # Adapter -> the pattern of the parameters that are trained when the adapter is trained alone.

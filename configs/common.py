@@ -1,5 +1,8 @@
 """What every experiment shares. A config is data: nothing here imports cdd."""
 
+import os
+import re
+
 from ml_collections import ConfigDict, config_dict
 
 from configs.adapters import ADAPTERS, OWN
@@ -18,10 +21,14 @@ OPTIONS = dict(
   adapter=tuple(ADAPTERS),
   train=('everything', 'adapter'),
 )
+# Options whose value is a folder: one's own pictures, and what cdd.prepare made of them.
+FOLDERS = ('data', 'prepared')
 
 
 def parse(argument: str | None) -> dict:
   """'tiny,method=finetune' -> dict(size='tiny', method='finetune', adapter='mu_mix', ...).
+
+  An option of FOLDERS that is not given is None.
 
   Raises:
     ValueError: an unknown size, option or method; the message names the choices.
@@ -35,16 +42,17 @@ def parse(argument: str | None) -> dict:
         f'The option {value!r} in {argument!r} has no value; choose one of {choices}.'
       )
     key = key or 'size'
-    if key not in OPTIONS:
-      raise ValueError(f'Unknown option {key!r} in {argument!r}; choose from {sorted(OPTIONS)}.')
+    if key not in (*OPTIONS, *FOLDERS):
+      known = sorted((*OPTIONS, *FOLDERS))
+      raise ValueError(f'Unknown option {key!r} in {argument!r}; choose from {known}.')
     if key in given:
       raise ValueError(f'The option {key!r} is given twice in {argument!r}.')
     given[key] = value
   chosen = {option: values[0] for option, values in OPTIONS.items()} | given
-  for key, value in chosen.items():
-    if value not in OPTIONS[key]:
-      raise ValueError(f'Unknown {key} {value!r}; choose one of {sorted(OPTIONS[key])}.')
-  return chosen
+  for key, choices in OPTIONS.items():
+    if chosen[key] not in choices:
+      raise ValueError(f'Unknown {key} {chosen[key]!r}; choose one of {sorted(choices)}.')
+  return dict.fromkeys(FOLDERS) | chosen
 
 
 def base() -> ConfigDict:
@@ -82,7 +90,7 @@ def experiment(task: str, chosen: dict, *, steps: dict) -> ConfigDict:
   """
   config = base()
   method, full = chosen['method'], chosen['size'] == 'full'
-  config.name = '_'.join([task, chosen['size'], *changed(chosen).values()])
+  config.name = named(task, chosen)
   config.task = task
   config.update(METHODS[method]())
   config.model.adapter = ConfigDict(ADAPTERS[chosen['adapter']](full))
@@ -107,9 +115,78 @@ def experiment(task: str, chosen: dict, *, steps: dict) -> ConfigDict:
   return config
 
 
+def named(task: str, chosen: dict) -> str:
+  """The name of a run: the task, its size, what else was chosen, and the last part of a folder."""
+  parts = [task, chosen['size'], *changed(chosen).values()]
+  return '_'.join(re.sub(r'[^\w.-]+', '_', os.path.basename(part.rstrip('/'))) for part in parts)
+
+
 def changed(chosen: dict) -> dict:
   """What was chosen besides the size and is not the default."""
-  return {k: v for k, v in chosen.items() if k != 'size' and v != OPTIONS[k][0]}
+  defaults = {option: values[0] for option, values in OPTIONS.items()} | dict.fromkeys(FOLDERS)
+  return {k: v for k, v in chosen.items() if k != 'size' and v != defaults[k]}
+
+
+def large(config: ConfigDict, prior: str) -> None:
+  """A prior of the hub on 16 chips of TPU v5e."""
+  config.prior = dict(path=prior)
+  config.model.update(dict(dtype='bfloat16', remat=True))
+  config.accumulate = 2
+  config.mesh = dict(data=-1, fsdp=16)
+
+
+def embedded(config: ConfigDict, task: dict, *, cache: int) -> None:
+  """Packaged data of 64 px for a task that needs pictures alone: scenes and photographs in turn."""
+  scenes, photos = dict(name='scenes', size=64), dict(name='photos', size=64)
+  train = (dict(scenes, start=10_000), dict(photos, split='train'))
+  test = (dict(scenes, length=512), dict(photos, split='test'))
+  config.data = dict(
+    source=dict(name='mixture', sources=train),
+    held_out=dict(name='mixture', sources=test),
+    task=task,
+    batch_size=32,
+    caption_dropout=0.1,
+    threads=2,
+    workers=0,
+    cache=cache,
+  )
+
+
+def own_data(chosen: dict, default: str, *, size: int) -> dict:
+  """The sources of a run on a folder of pictures: PATH/train and PATH/test, or PATH alone.
+
+  Of PATH alone one picture in twenty is held out.
+
+  Args:
+    default: the folder, where `data=PATH` was not chosen.
+    size: the side of the crops in pixels.
+  """
+  path, folder = chosen['data'] or default, dict(name='image_folder', size=size)
+  parts = [os.path.join(path, part) for part in ('train', 'test')]
+  if chosen['data'] and not all(map(os.path.isdir, parts)):
+    train, test = (dict(folder, path=path, part=part) for part in ('train', 'test'))
+  else:
+    train, test = (dict(folder, path=part) for part in parts)
+  if chosen['prepared']:
+    train = dict(name='prepared', path=chosen['prepared'])
+  return dict(source=train, held_out=test)
+
+
+def on_own_data(config: ConfigDict, chosen: dict, **settings) -> None:
+  """Takes a small config's examples from the folders that were chosen, if any was.
+
+  Args:
+    settings: fields of `config.data.task` that the files of a folder need.
+  """
+  if chosen['data']:
+    size = config.data.held_out.get('size') or config.data.held_out.sources[0]['size']
+    own = own_data(chosen, '', size=size)
+    config.data.source, config.data.held_out = map(ConfigDict, (own['source'], own['held_out']))
+    config.data.task.update(settings)
+    config.evaluation.shipped = ()
+  if chosen['prepared']:
+    config.data.source = ConfigDict(dict(name='prepared', path=chosen['prepared']))
+    config.data.cache = 0
 
 
 def shipped(task: str, chosen: dict) -> tuple:

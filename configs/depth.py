@@ -1,12 +1,24 @@
 """Depth-to-image.
 
-  python -m cdd.main --config=depth:tiny     # 200 updates on scenes: `make demo TASK=depth`
-  python -m cdd.main --config=depth:small    # 800 updates: the table in README.md
+  python -m cdd.main --config=depth:tiny            # 200 updates on scenes: `make demo TASK=depth`
+  python -m cdd.main --config=depth:small           # 800 updates: the table in README.md
+  python -m cdd.main --config=depth:tiny,data=PATH  # on your own pictures
   python -m cdd.plan --config=depth --family=sd21 --topology=v5e:4x4
 
 `tiny` and `small` run on CPU cores, from the packaged prior. The full size (no word after the
-colon) is a plan for Stable Diffusion 2.1 at 512 px on 16 chips of TPU v5e. It has not been run and
-cannot run yet: no source reads images with depth maps, and the size of the crops is not stated.
+colon) trains Stable Diffusion 2.1 at 512 px on 16 chips of TPU v5e. It was planned, and run with a
+small model in place of Stable Diffusion; it has not been run on such chips.
+
+The data, data/depth or the PATH of `data=PATH`, is images with depth maps and captions beside them:
+
+  train/0001.jpg  train/0001.depth.png  train/0001.txt  test/...
+
+or in the columns of train/metadata.jsonl; docs/own_data.md has all layouts. The depth is inverse,
+bright meaning near, as MiDaS and Depth Anything estimate it; for distances give
+--config.data.task.depth_kind=metric. To encode it ahead of training:
+
+  python -m cdd.prepare --config=depth --output=data/depth_prepared --count=1000000
+  python -m cdd.main --config=depth:full,prepared=data/depth_prepared
 
 Options, after a comma: `method=finetune` trains the undistilled model that the report compares
 with, `adapter=controlnet` uses another adapter, `train=adapter` trains the adapter alone.
@@ -33,12 +45,10 @@ def scenes(config: ConfigDict, *, cache: int) -> None:
   )
 
 
-def full(config: ConfigDict) -> None:
-  config.prior = dict(path=common.HUB['sd21'])
-  config.model.update(dict(dtype='bfloat16', remat=True))
+def full(config: ConfigDict, chosen: dict) -> None:
+  common.large(config, common.HUB['sd21'])
   config.data = dict(
-    source=dict(name='image_folder', path='data/depth/train'),
-    held_out=dict(name='image_folder', path='data/depth/test'),
+    **common.own_data(chosen, 'data/depth', size=512),
     task=dict(name='depth', depth_kind='inverse'),
     batch_size=256,
     caption_dropout=0.1,
@@ -46,8 +56,6 @@ def full(config: ConfigDict) -> None:
     workers=16,
   )
   config.optimizer.learning_rate = 1e-5
-  config.accumulate = 2
-  config.mesh = dict(data=-1, fsdp=16)
 
 
 def get_config(argument: str = 'full') -> ConfigDict:
@@ -56,8 +64,9 @@ def get_config(argument: str = 'full') -> ConfigDict:
   config = common.experiment('depth', chosen, steps=steps)
   config.evaluation.condition_row = 'condition'
   if chosen['size'] == 'full':
-    full(config)
+    full(config, chosen)
   else:
     scenes(config, cache=dict(small=8000, tiny=0)[chosen['size']])
     config.evaluation.shipped = common.shipped('depth', chosen)
+    common.on_own_data(config, chosen, depth_kind='inverse')
   return config

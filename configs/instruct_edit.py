@@ -1,34 +1,72 @@
-"""Instructed editing: a plan, which cannot run yet.
+"""Instructed editing: a picture and an instruction make another picture (InstructPix2Pix).
 
-  python -m cdd.main --config=instruct_edit    # ends with an error: there is no such task
+  python -m cdd.main --config=instruct_edit:tiny    # 200 updates: `make demo TASK=instruct_edit`
+  python -m cdd.main --config=instruct_edit:small   # 800 updates
+  python -m cdd.main --config=instruct_edit:tiny,data=PATH  # on your own pictures
+  python -m cdd.plan --config=instruct_edit --family=sd15 --topology=v5e:4x4
 
-It plans for Stable Diffusion 1.5 at 256 px on 16 chips of TPU v5e. The task `instruct_edit` does
-not exist yet. Of the sources only `scenes` has edited images with instructions; none reads a folder
-of them.
+`tiny` and `small` run on CPU cores, from the packaged prior, on scenes and their edited twins
+(something is recoloured, removed, replaced or added). The full size trains Stable Diffusion 1.5 at
+256 px on 16 chips of TPU v5e. It was planned, and run with a small model in place of Stable
+Diffusion; it has not been run on such chips.
+
+The data, data/instruct_edit or the PATH of `data=PATH`, is images, edited images and instructions:
+
+  train/metadata.jsonl    {"file_name": "1.png", "edited_file_name": "1_edited.png",
+                           "edit_prompt": "make it red"}
+  train/1.png  train/1_edited.png  test/...
+
+docs/own_data.md has all layouts, among them InstructPix2Pix's own. To encode it ahead of training:
+
+  python -m cdd.prepare --config=instruct_edit --output=data/edit_prepared --count=1000000
+  python -m cdd.main --config=instruct_edit:full,prepared=data/edit_prepared
+
+Text and picture are dropped as in InstructPix2Pix's training, so that sampling can guide by both:
+`python -m cdd.sample --guidance=7.5 --image_guidance=1.5`. `adapter=concat` is its own network.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
+TASK = dict(name='instruct_edit')
+DROPOUT = dict(caption_dropout=0.05, joint_dropout=0.05, condition_dropout=0.05)
 
-def get_config(argument: str = 'full') -> ConfigDict:
-  chosen = common.parse(argument)
-  if chosen['size'] != 'full':
-    raise ValueError(f'instruct_edit has no size {chosen["size"]!r}; choose one of ["full"].')
-  config = common.experiment('instruct_edit', chosen, steps=dict(full=10_000))
-  config.prior = dict(path=common.HUB['sd15'])
-  config.model.update(dict(dtype='bfloat16', remat=True))
+
+def scenes(config: ConfigDict, *, cache: int) -> None:
   config.data = dict(
-    source=dict(name='image_folder', path='data/instruct_edit/train'),
-    held_out=dict(name='image_folder', path='data/instruct_edit/test'),
-    task=dict(name='instruct_edit'),
+    source=dict(name='scenes', size=64, seed=0, start=10_000),
+    held_out=dict(name='scenes', size=64, seed=0, start=0, length=1024),
+    task=TASK,
+    batch_size=32,
+    **DROPOUT,
+    threads=2,
+    workers=0,
+    cache=cache,
+  )
+
+
+def full(config: ConfigDict, chosen: dict) -> None:
+  common.large(config, common.HUB['sd15'])
+  config.data = dict(
+    **common.own_data(chosen, 'data/instruct_edit', size=256),
+    task=TASK,
     batch_size=256,
-    caption_dropout=0.05,
+    **DROPOUT,
     threads=2,
     workers=16,
   )
   config.optimizer.learning_rate = 1e-4
-  config.accumulate = 2
-  config.mesh = dict(data=-1, fsdp=16)
+
+
+def get_config(argument: str = 'full') -> ConfigDict:
+  chosen = common.parse(argument)
+  steps = dict(full=10_000, small=800, tiny=200)
+  config = common.experiment('instruct_edit', chosen, steps=steps)
+  config.evaluation.condition_row = 'the picture before'
+  if chosen['size'] == 'full':
+    full(config, chosen)
+  else:
+    scenes(config, cache=dict(small=8000, tiny=0)[chosen['size']])
+    common.on_own_data(config, chosen)
   return config

@@ -11,13 +11,18 @@ from cdd.core.errors import UserError
 from cdd.pretrained import hub
 from cdd.runs import loop
 from cdd.runs.experiment import experiment
-from configs import common
+from configs import common, depth
 
+SIZES = ('tiny', 'small,method=finetune')
 RUNS = [
   f'{task}.py:{option}'
   for task in ('depth', 'super_resolution')
   for option in ('tiny', 'small', 'tiny,method=paper', 'small,method=finetune')
 ]
+RUNS += [
+  f'{task}.py:{option}' for task in ('canny', 'inpaint', 'instruct_edit') for option in SIZES
+]
+MASKS = [f'inpaint.py:tiny,adapter={name}' for name in ('controlnet', 't2i_adapter', 'concat')]
 ADAPTERS = ('controlnet', 't2i_adapter', 'concat')
 
 
@@ -56,6 +61,42 @@ def test_every_adapter_trains_alone_from_the_command_line(adapter, prior, tmp_pa
   exported = load_file(tmp_path / 'run/export/trained.safetensors')
   own = 'unet.conv_in.' if adapter == 'concat' else 'adapter.'
   assert exported and all(name.startswith(own) for name in exported)
+
+
+@pytest.mark.parametrize('name', MASKS)
+def test_every_adapter_reads_a_mask(name, prior, tmp_path):
+  config = tiny.load(name, prior)
+  if 'controlnet' in name:
+    config.model.adapter.hint_widths = (4, 8)
+  if 't2i' in name:
+    config.model.adapter.downscale_factor = 4
+  assert 'mask' in experiment(config, tmp_path / 'x').networks.reads
+  trained(config, tmp_path / 'run')
+
+
+@pytest.mark.parametrize(
+  ('argument', 'name'),
+  [
+    ('tiny', 'depth_tiny'),
+    ('small,method=finetune', 'depth_small_finetune'),
+    ('tiny,data=/home/me/my photos/', 'depth_tiny_my_photos'),
+  ],
+)
+def test_a_run_is_named_after_what_was_chosen(argument, name):
+  assert depth.get_config(argument).name == name
+
+
+def test_own_data_is_a_folder_with_two_parts_or_one_of_which_a_part_is_held_out(tmp_path):
+  config = depth.get_config(f'tiny,data={tmp_path}').data
+  whole = dict(name='image_folder', path=str(tmp_path), size=64)
+  assert config.source.to_dict() == dict(whole, part='train')
+  assert config.held_out.to_dict() == dict(whole, part='test')
+  assert config.task.depth_kind == 'inverse'
+  (tmp_path / 'train').mkdir()
+  (tmp_path / 'test').mkdir()
+  config = depth.get_config(f'tiny,data={tmp_path},prepared=there').data
+  assert config.source.to_dict() == dict(name='prepared', path='there')
+  assert config.held_out.to_dict() == dict(whole, path=str(tmp_path / 'test'))
 
 
 def test_the_autoencoder_and_then_the_prior_are_pretrained(prior, tmp_path):
@@ -110,7 +151,7 @@ def test_a_full_size_config_names_the_folder_that_is_missing(task, prior, tmp_pa
 @pytest.mark.parametrize(
   ('field', 'message'),
   [
-    ('data.task.name', r"Unknown task 'x'; choose one of \['depth'"),
+    ('data.task.name', r"Unknown task 'x'; choose one of \['canny'"),
     ('data.source.name', r"Unknown source 'x'; choose one of \['image_folder'"),
     (
       'model.adapter.name',

@@ -1,7 +1,8 @@
 import pytest
 
 from cdd.core import trees
-from cdd.core.registry import bind, choose
+from cdd.core.errors import UserError
+from cdd.core.registry import bind, choose, make
 
 
 def scale(x, *, by=2):
@@ -39,3 +40,13 @@ def test_prefixes_come_and_go():
   assert trees.select(tree, 'unet') == {'a': 1}
   assert trees.prefixed({'a': 1}, 'unet') == {'unet.a': 1}
   assert trees.split(tree, {'unet.a': 'x', 'vae.b': 'y'}) == {'x': {'unet.a': 1}, 'y': {'vae.b': 2}}
+
+
+def test_a_factory_without_a_setting_that_it_needs_is_named():
+  def folder(needs, /, *, size, seed=0):
+    return needs, size, seed
+
+  table = dict(folder=folder)
+  assert make(table, dict(name='folder', size=3), 'source', 'image') == ('image', 3, 0)
+  with pytest.raises(UserError, match="The source 'folder' needs the setting 'size'."):
+    make(table, dict(name='folder', seed=1), 'source', 'image')

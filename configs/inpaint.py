@@ -1,0 +1,55 @@
+"""Inpainting: a picture with a hole and a mask that says where it is.
+
+  python -m cdd.main --config=inpaint:tiny                # 200 updates on scenes and photographs
+  python -m cdd.main --config=inpaint:small               # 800 updates
+  python -m cdd.main --config=inpaint:tiny,data=PATH      # on your own pictures
+  python -m cdd.plan --config=inpaint --family=sd15 --topology=v5e:4x4
+
+`tiny` and `small` run on CPU cores, from the packaged prior. The full size trains Stable Diffusion
+1.5 at 512 px on 16 chips of TPU v5e. It was planned, and run with a small model in place of Stable
+Diffusion; it has not been run on such chips. `adapter=concat` is Stable Diffusion inpainting's own
+network of 9 input channels; the other adapters read the mask beside the picture.
+
+The data, data/inpaint or the PATH of `data=PATH`, is images with captions beside them:
+
+  train/0001.jpg  train/0001.txt  test/...
+
+The masks are drawn. With --config.data.task.masks=source they are read, white where the picture is
+to be painted: train/0001.mask.png. docs/own_data.md has all layouts. To encode it ahead of
+training:
+
+  python -m cdd.prepare --config=inpaint --output=data/inpaint_prepared --count=1000000
+  python -m cdd.main --config=inpaint:full,prepared=data/inpaint_prepared
+"""
+
+from ml_collections import ConfigDict
+
+from configs import adapters, common
+
+TASK = dict(name='inpaint', masks='drawn')
+
+
+def full(config: ConfigDict, chosen: dict) -> None:
+  common.large(config, common.HUB['sd15'])
+  config.data = dict(
+    **common.own_data(chosen, 'data/inpaint', size=512),
+    task=TASK,
+    batch_size=256,
+    caption_dropout=0.1,
+    threads=2,
+    workers=16,
+  )
+  config.optimizer.learning_rate = 1e-5
+
+
+def get_config(argument: str = 'full') -> ConfigDict:
+  chosen = common.parse(argument)
+  config = common.experiment('inpaint', chosen, steps=dict(full=50_000, small=800, tiny=200))
+  config.model.adapter.update(adapters.MASKED[chosen['adapter']])
+  config.evaluation.condition_row = 'the picture with its hole'
+  if chosen['size'] == 'full':
+    full(config, chosen)
+  else:
+    common.embedded(config, TASK, cache=dict(small=8000, tiny=0)[chosen['size']])
+    common.on_own_data(config, chosen)
+  return config
