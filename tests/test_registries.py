@@ -4,6 +4,7 @@ import ast
 import inspect
 import types
 
+import aligned
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,8 +152,12 @@ def test_a_task_makes_aligned_arrays_of_an_example_and_a_condition_of_a_users_pi
 
 # Those of `prepared` are made by a run and have no picture: tests/runs/test_prepare.py.
 @each([name for name in SOURCES if name != 'prepared'])
-def test_a_source_is_random_access_to_examples_that_are_always_the_same(name):
-  source, again = made(SOURCES, name), made(SOURCES, name)
+def test_a_source_is_random_access_to_examples_that_are_always_the_same(name, tmp_path):
+  settings = SETTINGS.get(name, dict(size=16, length=8))
+  if name in aligned.WRITTEN:
+    settings |= aligned.WRITTEN[name](tmp_path)
+  spec = dict(name=name, **settings)
+  source, again = (bind(SOURCES, spec, 'source')() for _ in range(2))
   assert len(source) == 8
   for index in (7, 0):
     one, other = source[index], again[index]

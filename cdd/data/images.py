@@ -1,18 +1,23 @@
-"""Owns how image files are read: upright, opaque, in RGB; and why one cannot be, in a line."""
+"""Owns how image files are read: upright, opaque, in RGB; and why one cannot be, in a line.
+
+Of an animated picture, and of a file of several pages, the first one is read.
+"""
 
 import contextlib
 import struct
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
+from cdd.core import places
 from cdd.core.errors import UserError
+from cdd.core.places import Place
 from cdd.core.words import quoted
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 SLACK = 0.1  # How far a floating-point picture may leave 0..1, as resampling does; it is clipped.
+ALIKE = 8  # Levels of 255 by which the channels of a grey picture may differ.
 TURNS = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
   3: Image.Transpose.ROTATE_180,
@@ -30,8 +35,8 @@ class Unreadable(ValueError):
   """An image file that cannot be read; the message says why in one line."""
 
 
-def opened(path: Path | str) -> Image.Image:
-  """An image file decoded, its pixels as they lie in the file; for `rgb` and `grey`.
+def opened(path: Place | bytes) -> Image.Image:
+  """An image file, or its bytes, decoded; its pixels as they lie in the file: for `rgb` and others.
 
   Raises:
     Unreadable: it is missing, damaged or no image.
@@ -41,7 +46,7 @@ def opened(path: Path | str) -> Image.Image:
     return image
 
 
-def size(path: Path | str) -> tuple[int, int]:
+def size(path: Place | bytes) -> tuple[int, int]:
   """(width, height) of the upright image in pixels, read from the file's header alone.
 
   Raises:
@@ -99,6 +104,40 @@ def grey(picture: Image.Image) -> np.ndarray:
     return np.asarray(rgb(picture, BLACK).convert('L'), np.float32)
 
 
+def share(picture: Image.Image) -> np.ndarray:
+  """A picture's grey levels upright, float32 [height, width] in 0..1, 1 being white.
+
+  What is transparent is black.
+
+  Raises:
+    Unreadable: it is damaged, or which of its values is white is not known.
+  """
+  with _decoding():
+    picture = _upright(picture)
+    if picture.mode in DEEP:
+      return np.where(_hidden(picture), np.float32(0), _of_white(picture))
+    return np.asarray(rgb(picture, BLACK).convert('L'), np.float32) / 255
+
+
+def one_channel(values: np.ndarray) -> np.ndarray:
+  """The channel [h, w] of an array [h, w] or [h, w, c] whose channels are alike.
+
+  Raises:
+    Unreadable: they differ: the array is of colours, not of one quantity.
+  """
+  if values.ndim == 2:
+    return values
+  first = values[:, :, 0]
+  slack = ALIKE if values.dtype == np.uint8 else 0
+  # An opaque fourth channel says nothing.
+  for other in np.moveaxis(values[:, :, 1:3], 2, 0):
+    with np.errstate(invalid='ignore'):  # Two infinite values are alike, as two NaNs are.
+      apart = np.abs(first.astype(np.float64) - other.astype(np.float64))
+    if apart.max(initial=0, where=~np.isnan(apart)) > slack:
+      raise Unreadable('its channels differ: it is a picture in colours, and no map of one value')
+  return first
+
+
 def colour(value: str | Sequence[int]) -> tuple[int, int, int]:
   """(red, green, blue) in 0..255 of a colour's name, its #rrggbb, or of three such numbers.
 
@@ -116,9 +155,9 @@ def colour(value: str | Sequence[int]) -> tuple[int, int, int]:
 
 
 @contextlib.contextmanager
-def _open(path: Path | str) -> Iterator[Image.Image]:
+def _open(path: Place | bytes) -> Iterator[Image.Image]:
   # By a path Pillow would map some TIFF files into memory, and garble those that are turned.
-  with _decoding(), open(path, 'rb') as file, Image.open(file) as image:
+  with _decoding(), places.opened(path) as file, Image.open(file) as image:
     yield image
 
 
@@ -127,13 +166,14 @@ def _decoding() -> Iterator[None]:
   """Makes Unreadable of what Pillow raises for damaged files: almost any class of error."""
   try:
     yield
-  except Unreadable:
+  except (Unreadable, UserError):
     raise
   except Exception as error:
-    raise Unreadable(_reason(error)) from error
+    raise Unreadable(reason(error)) from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+  """Why a file cannot be read, in words."""
   if isinstance(error, FileNotFoundError):
     return 'there is no such file'
   if isinstance(error, UnidentifiedImageError):
@@ -209,8 +249,8 @@ def _levels(picture: Image.Image) -> tuple[np.ndarray, float | None]:
   return values, white
 
 
-def _shallow(picture: Image.Image, background: Sequence[int]) -> Image.Image:
-  """A deep picture in RGB of eight bits."""
+def _of_white(picture: Image.Image) -> np.ndarray:
+  """A deep picture in 0..1, 1 being white."""
   values, white = _levels(picture)
   if not np.isfinite(values).all():
     raise Unreadable('its values are not all finite')
@@ -224,6 +264,11 @@ def _shallow(picture: Image.Image, background: Sequence[int]) -> Image.Image:
     raise Unreadable(
       f'its values go from {low:g} to {high:g}; they must lie in 0..{white:g}, 0 being black'
     )
-  levels = np.round(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
+  return np.clip(values / white, 0, 1)
+
+
+def _shallow(picture: Image.Image, background: Sequence[int]) -> Image.Image:
+  """A deep picture in RGB of eight bits."""
+  levels = np.round(_of_white(picture) * 255).astype(np.uint8)
   colours = np.repeat(levels[:, :, None], 3, axis=2)
   return Image.fromarray(np.where(_hidden(picture)[:, :, None], np.uint8(background), colours))

@@ -8,50 +8,65 @@ from typing import Protocol
 import numpy as np
 
 from cdd.core.errors import UserError
+from cdd.core.words import quoted
+from cdd.data.images import Unreadable
 
 SCALES = (1200, 800, 533, 356, 237)  # Long sides in pixels.
 FLAT = 14.0  # A crop whose channels' standard deviation is below this, of 255, counts as flat.
 TRIES = 10
+DRAWS = 1000  # Examples in a row that cannot be used, before one that can is given up.
 LARGEST = 2**16  # Pixels of a side.
 
 
-class TooSmall(ValueError):
+class TooSmall(Unreadable):
   """An example that is smaller than a crop of it; `size` is its (width, height) in pixels."""
 
-  def __init__(self, width: int, height: int, crop: int):
-    super().__init__(f'{width}x{height} pixels, smaller than a crop of {crop}')
+  def __init__(self, width: int, height: int, crop: int | Sequence[int]):
+    tall, wide = sides(crop)
+    asked = f'{tall}' if tall == wide else f'{wide}x{tall}'
+    super().__init__(f'{width}x{height} pixels, smaller than a crop of {asked}')
     self.size = width, height
 
 
 class Whole(Protocol):
   """An example that is larger than a crop of it, such as a photograph with its depth.
 
+  Its name is there at once; all else may be read only now, and raise `Unreadable`.
+
   Attributes:
     name: what messages call it.
     caption: its text, or several, one of which is drawn.
     sizes: (width, height) at which it can be read, the largest first.
-    unreadable: the exceptions that reading it may raise where it is damaged.
   """
 
   name: str
   caption: str | Sequence[str]
   sizes: Sequence[tuple[int, int]]
-  unreadable: tuple[type[Exception], ...]
 
   def arrays(self, size: tuple[int, int]) -> Mapping[str, np.ndarray]:
     """name -> [height, width, ...], all aligned; `image` is uint8 [height, width, 3]."""
 
 
-def sizes(width: int, height: int, crop: int) -> list[tuple[int, int]]:
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+  """(height, width) of a size, which is one side or both."""
+  height, width = size if isinstance(size, list | tuple) else (size, size)
+  return int(height), int(width)
+
+
+def sizes(width: int, height: int, crop: int | Sequence[int]) -> list[tuple[int, int]]:
   """The sizes of an image that leave room for a crop, the largest first.
+
+  Args:
+    crop: its side, or its (height, width).
 
   Raises:
     TooSmall: there is none.
   """
+  tall, wide = sides(crop)
   longest, levels = max(width, height), []
   for side in (longest, *SCALES):
     scaled = tuple(round(n * (side / longest)) for n in (width, height))
-    fits = side <= longest and min(scaled) >= crop
+    fits = side <= longest and scaled[0] >= wide and scaled[1] >= tall
     if fits and (not levels or levels[-1][1] > 1.2 * scaled[1]):
       levels.append(scaled)
   if not levels:
@@ -65,12 +80,18 @@ def check(*, size, seed, length) -> None:
   Raises:
     UserError: one of them is out of range, or no whole number.
   """
-  for name, value, least in (('size', size, 1), ('seed', seed, 0), ('length', length, 1)):
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-      raise UserError(
-        f'The {name} of a data source is {value!r}; it must be a whole number, {least} or more.'
-      )
-  if size > LARGEST:
+  pair = isinstance(size, list | tuple) and len(size) == 2
+  each = [*size] if pair else [size]
+  for name, values, least in (('size', each, 1), ('seed', [seed], 0), ('length', [length], 1)):
+    for value in values:
+      if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        or_pair = ', or (height, width)' if name == 'size' else ''
+        shown = dict(size=size, seed=seed, length=length)[name]
+        raise UserError(
+          f'The {name} of a data source is {shown!r}; it must be a whole number, {least} or '
+          f'more{or_pair}.'
+        )
+  if max(each) > LARGEST:
     raise UserError(f'The size of a data source is {size}; it must be at most {LARGEST} pixels.')
 
 
@@ -79,9 +100,12 @@ def one_of(caption: str | Sequence[str], rng: np.random.Generator) -> str:
   return caption if isinstance(caption, str) else caption[int(rng.integers(len(caption)))]
 
 
-def crop(arrays: Mapping[str, np.ndarray], top: int, left: int, size: int) -> dict[str, np.ndarray]:
-  """The same square of every array."""
-  return {name: a[top : top + size, left : left + size] for name, a in arrays.items()}
+def crop(
+  arrays: Mapping[str, np.ndarray], top: int, left: int, size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+  """The same rectangle of every array; `size` is its (height, width)."""
+  height, width = size
+  return {name: a[top : top + height, left : left + width] for name, a in arrays.items()}
 
 
 def flip(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -93,19 +117,29 @@ class RandomCrops:
   """Endless crops of whole examples; `[i]` depends on the examples, the seed and i alone.
 
   Attributes:
-    skipped: names of the examples that could not be read, as far as it has been seen.
+    skipped: name -> why, of the examples that could not be used, as far as it has been seen.
   """
 
-  def __init__(self, examples: Sequence[Whole], *, size, seed, length, label, skipped=()):
-    """`size`: the side of a crop; `length`: how many there are; `label`: for messages.
+  def __init__(
+    self, examples: Sequence[Whole], *, size, seed, length, label, flip=True, skipped=()
+  ):
+    """Checks what is asked.
+
+    Args:
+      size: the side of a crop, or its (height, width).
+      length: how many crops there are.
+      label: what messages call the source.
+      flip: mirrors half of the crops.
+      skipped: what is known not to be usable, and is not among the examples.
 
     Raises:
       UserError: one of the numbers is out of range.
     """
     check(size=size, seed=seed, length=length)
-    self._examples = examples
-    self._size, self._seed, self._length, self._label = size, seed, length, label
-    self.skipped = list(skipped)
+    self._examples, self._size = examples, sides(size)
+    self._seed, self._length, self._label, self._flip = seed, length, label, flip
+    self.skipped = {name: str(reason) for name, reason in dict(skipped).items()}
+    self._bad = {}  # Number of an example -> its name: it is not read again.
 
   def __len__(self):
     return self._length
@@ -118,25 +152,28 @@ class RandomCrops:
 
     Raises:
       IndexError: the index is beyond the length.
-      UserError: ten examples, one after another, are damaged.
+      UserError: no example can be used.
     """
     index = int(index)
     if not 0 <= index < self._length:
       raise IndexError(f'Crop {index} is out of range; choose one of 0..{self._length - 1}.')
-    rng = np.random.default_rng((self._seed, index))
-    for _ in range(TRIES):
-      chosen = self._examples[int(rng.integers(len(self._examples)))]
+    for draw in range(DRAWS):
+      # Of its own each time: what is known not to be usable is not read again.
+      rng = np.random.default_rng((self._seed, index, draw) if draw else (self._seed, index))
+      number = int(rng.integers(len(self._examples)))
+      if number in self._bad:
+        if len(self._bad) == len(self._examples):
+          break
+        continue
+      chosen = self._examples[number]
       try:
-        arrays = self._structured_crop(chosen, rng)
-      except chosen.unreadable as error:  # The header was sound; another picture takes its place.
-        reason = str(error)
-        self._skip(chosen.name, reason)
+        arrays, caption = self._structured_crop(chosen, rng), one_of(chosen.caption, rng)
+      except Unreadable as error:  # The header may have been sound; another takes its place.
+        self._skip(number, chosen.name, str(error))
       else:
-        crops = {name: as_float(a) for name, a in arrays.items()}
-        return dict(crops, caption=one_of(chosen.caption, rng))
-    raise UserError(
-      f'{TRIES} pictures in a row of {self} are damaged, {chosen.name} the last: {reason}.'
-    )
+        return dict({name: as_float(a) for name, a in arrays.items()}, caption=caption)
+    name, reason = next(reversed(self.skipped.items()))
+    raise UserError(f'No example of {self} can be used, {quoted(name)} being the last: {reason}.')
 
   def _structured_crop(self, chosen: Whole, rng) -> dict[str, np.ndarray]:
     """A crop that is not flat, if there is one; a tenth may be flat, as photographs are."""
@@ -149,18 +186,20 @@ class RandomCrops:
   def _crop(self, chosen: Whole, rng) -> dict[str, np.ndarray]:
     arrays = chosen.arrays(chosen.sizes[int(rng.integers(len(chosen.sizes)))])
     height, width = arrays['image'].shape[:2]
-    top = int(rng.integers(height - self._size + 1))
-    left = int(rng.integers(width - self._size + 1))
+    tall, wide = self._size
+    top = int(rng.integers(height - tall + 1))
+    left = int(rng.integers(width - wide + 1))
     arrays = crop(arrays, top, left, self._size)
-    if rng.random() < 0.5:
-      arrays, left = flip(arrays), width - left - self._size
+    if self._flip and rng.random() < 0.5:
+      arrays, left = flip(arrays), width - left - wide
     original = chosen.sizes[0][::-1]
-    return dict(arrays, sizes=np.float32([*original, top, left, self._size, self._size]))
+    return dict(arrays, sizes=np.float32([*original, top, left, tall, wide]))
 
-  def _skip(self, name, reason):
+  def _skip(self, number, name, reason):
+    self._bad[number] = name
     if name not in self.skipped:
-      logging.warning('Skipped %s of %s: %s', name, self, reason)
-      self.skipped.append(name)
+      logging.warning('Skipped %s of %s: %s.', quoted(name, 200), self, reason)
+      self.skipped[name] = reason
 
   def __repr__(self):
     return self._label

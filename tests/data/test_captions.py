@@ -9,7 +9,7 @@ from PIL import Image
 
 from cdd.core.errors import UserError
 from cdd.data import sources
-from cdd.data.sources import captions
+from cdd.data.sources import layouts
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 def found(folder, **settings):
   """{file: its caption}."""
-  return {row.name: row.caption for row in captions.listing(folder, **settings)}
+  return {row.name: row.caption for row in layouts.listing(folder, **settings)}
 
 
 def write(folder, name, *lines, encoding='utf-8'):
@@ -201,4 +201,4 @@ def test_a_very_long_file_name_is_skipped_and_not_a_traceback(folder):
   Image.open(folder / 'a.png').save(folder / long)
   assert found(folder)[long] == ''
   write(folder, 'metadata.jsonl', *(json.dumps(dict(file_name=n)) for n in ('a.png', 'y' * 300)))
-  assert sources.image_folder(path=folder, size=8).skipped == ['y' * 300]
+  assert sources.image_folder(path=folder, size=8).skipped == {'y' * 300: 'file name too long'}

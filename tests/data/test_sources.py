@@ -74,7 +74,8 @@ def test_a_corrupt_image_among_many_is_skipped_counted_and_warned_of(tmp_path, c
 
 def test_a_row_whose_file_is_missing_is_skipped(tmp_path):
   rows = [dict(file_name=name) for name in (*COLOURS, 'gone.png')]
-  assert sources.image_folder(path=fill(tmp_path, rows), size=8).skipped == ['gone.png']
+  skipped = sources.image_folder(path=fill(tmp_path, rows), size=8).skipped
+  assert skipped == {'gone.png': 'there is no such file'}
 
 
 def test_a_folder_of_corrupt_images_is_an_error_that_names_it(tmp_path):
@@ -88,7 +89,8 @@ def test_a_folder_whose_images_are_all_cut_short_is_an_error_when_it_is_drawn_fr
   whole = (tmp_path / 'a.png').read_bytes()
   (tmp_path / 'a.png').write_bytes(whole[: len(whole) // 2])
   source = sources.image_folder(path=tmp_path, size=8)
-  with pytest.raises(UserError, match=r"image_folder\('.*', .* damaged, .*a\.png the last"):
+  said = r"No example of image_folder\('.*', .* used, a\.png being the last"
+  with pytest.raises(UserError, match=said):
     source[0]
 
 
@@ -99,9 +101,9 @@ def test_a_photograph_taken_upright_stands_upright(tmp_path):
   exif[ExifTags.Base.Orientation] = 6
   for name in ('a.jpg', 'a.png', 'a.webp'):
     Image.fromarray(lying).save(tmp_path / name, exif=exif, quality=95)
-    chosen = pictures.picture(tmp_path / name, '', 8)
+    chosen = pictures.picture(name, dict(image=tmp_path / name), '', 8)
     assert chosen.sizes == [(16, 24)]
-    upright = pictures.level(chosen.path, chosen.sizes[0])
+    upright = chosen.arrays(chosen.sizes[0])['image']
     assert upright.shape == (24, 16, 3)
     assert upright[:11].min() > 230 and upright[13:].max() < 25
 
@@ -186,7 +188,8 @@ def test_images_that_are_all_smaller_than_a_crop_are_called_too_small(tmp_path):
     dict(size=-3),
     dict(size=8.5),
     dict(size=True),
-    dict(size=(8, 8)),
+    dict(size=(8, 0)),
+    dict(size=(8, 8, 8)),
     dict(length=0),
     dict(seed=-1),
   ],
@@ -197,10 +200,9 @@ def test_a_size_a_length_or_a_seed_that_is_out_of_range_is_named(wrong):
   with pytest.raises(UserError) as error:
     sources.photos(**(dict(split='test', size=8) | wrong))
   assert message in str(error.value)
-  if value != (8, 8):  # Scenes may be of any shape.
-    with pytest.raises(UserError) as error:
-      sources.scenes(**(dict(size=8) | wrong))
-    assert message in str(error.value)
+  with pytest.raises(UserError) as error:
+    sources.scenes(**(dict(size=8) | wrong))
+  assert message in str(error.value)
 
 
 def test_a_size_beyond_all_pictures_is_named():
@@ -229,7 +231,7 @@ def test_the_background_is_a_setting_of_the_source(tmp_path):
 def test_the_reason_is_said_when_no_picture_can_be_decoded(tmp_path):
   Image.fromarray(np.full((16, 16), 200, np.float32)).save(tmp_path / 'a.tif')
   source = sources.image_folder(path=tmp_path, size=8)
-  with pytest.raises(UserError, match='a.tif the last: its values go from 200 to 200'):
+  with pytest.raises(UserError, match='a.tif being the last: its values go from 200 to 200'):
     source[0]
 
 

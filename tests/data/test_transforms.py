@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from cdd.core.errors import UserError
-from cdd.data import transforms
-
-
-class Damaged(Exception):
-  pass
+from cdd.data import images, transforms
 
 
 class Whole(NamedTuple):
@@ -19,12 +15,11 @@ class Whole(NamedTuple):
   name: str
   caption: str
   sizes: list[tuple[int, int]]
-  unreadable: tuple = (Damaged,)
   damaged: bool = False
 
   def arrays(self, size):
     if self.damaged:
-      raise Damaged('cut short')
+      raise images.Unreadable('cut short')
     width, height = size
     rows, columns = np.mgrid[:height, :width]
     image = np.stack([rows, columns, np.full_like(rows, width)], axis=-1).astype(np.uint8)
@@ -76,8 +71,8 @@ def test_a_crop_depends_on_the_seed_and_its_number_alone():
 def test_a_damaged_example_is_passed_over_and_named():
   source = crops(ONE, Whole('two', '', [(120, 100)], damaged=True))
   assert {source[index]['caption'] for index in range(20)} == {'a ramp'}
-  assert source.skipped == ['two']
-  with pytest.raises(UserError, match='10 pictures in a row of toys are damaged, two the last'):
+  assert source.skipped == {'two': 'cut short'}
+  with pytest.raises(UserError, match='No example of toys can be used, two being the last: cut'):
     crops(Whole('two', '', [(120, 100)], damaged=True))[0]
 
 

@@ -8,11 +8,17 @@ An example is a dict of aligned arrays (`image` float32 [h, w, 3] in [0, 1], and
 """
 
 from cdd.data.sources.image_folder import image_folder
+from cdd.data.sources.instruct_pix2pix import instruct_pix2pix
 from cdd.data.sources.mixture import mixture
 from cdd.data.sources.photos import photos
 from cdd.data.sources.prepared import prepared
 from cdd.data.sources.scenes import scenes
 
 SOURCES = dict(
-  image_folder=image_folder, mixture=mixture, photos=photos, prepared=prepared, scenes=scenes
+  image_folder=image_folder,
+  instruct_pix2pix=instruct_pix2pix,
+  mixture=mixture,
+  photos=photos,
+  prepared=prepared,
+  scenes=scenes,
 )

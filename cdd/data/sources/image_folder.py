@@ -1,14 +1,16 @@
-"""Owns folders of images with captions, as a source of random crops."""
+"""Owns folders of images with captions and aligned arrays, as a source of random crops."""
 
+import functools
 import logging
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
+from cdd.core import places
 from cdd.core.errors import UserError
+from cdd.core.places import Place
 from cdd.core.words import counted, quoted
-from cdd.data import images, transforms
-from cdd.data.sources import captions, pictures
+from cdd.data import arrays, images, transforms
+from cdd.data.sources import beside, layouts, pictures
 from cdd.data.sources.needs import refuse_others
 
 
@@ -17,60 +19,130 @@ def image_folder(
   /,
   *,
   path,
-  size: int,
+  size: int | tuple,
   split: str | None = None,
   seed: int = 0,
   length: int = 10_000_000,
   caption_column: str | None = None,
+  columns: Mapping | None = None,
   background: str | Sequence[int] = 'white',
+  flip: bool = True,
 ):
-  """Random crops of the images of a folder, which may be larger than memory.
+  """Random crops of the images of a folder, which may be larger than memory, and of their arrays.
 
-  Captions are those of the folder's metadata.jsonl, metadata.csv, captions.jsonl or captions.csv,
-  or of the .txt or .caption beside an image, or empty (cdd.data.sources.captions). Images that
+  docs/own_data.md shows the layouts: a metadata.jsonl or metadata.csv whose columns name the files,
+  files beside an image (a.txt, a.depth.png), or folders beside its own (depth/a.png). Examples that
   cannot be read are skipped, counted in the source's `skipped` and warned of: here if their headers
-  show it, else when they are drawn.
+  show it, else, and in a folder that is a URL, when they are drawn.
 
   Args:
-    size: side of the crops in pixels.
-    split: keeps the rows of the metadata of this split alone.
+    path: the folder; a local one, or a URL such as gs://bucket/folder.
+    size: side of the crops in pixels, or their (height, width).
+    split: keeps the rows of the metadata of this split alone; without metadata, the files of the
+      folder of this name.
     caption_column: the column of the metadata that holds the captions; '' trains without any. If
       None, the first that a row has of 'text', 'caption', 'prompt' and the like.
+    columns: name of an array ('image', 'depth', ...) -> the column of the metadata that holds its
+      paths, where it is not called so.
     background: what lies behind transparent pixels: a colour's name, #rrggbb, or (r, g, b).
+    flip: mirrors half of the crops.
 
   Raises:
-    UserError: there is no such folder, no image in it that can be read and holds a crop, or a
-      mistake in its metadata or in a setting.
+    UserError: there is no such folder, no image in it that can be read and holds a crop, nothing of
+      an array that the task reads, or a mistake in its metadata or in a setting.
   """
   transforms.check(size=size, seed=seed, length=length)
   colour = images.colour(background)
-  folder = Path(path)
-  if not os.path.isdir(folder):
-    raise UserError(f'There is no image folder {str(path)!r}; set data.source.path to one.')
-  refuse_others(needs, ('image',), 'image_folder')
-  rows = captions.listing(folder, split, caption_column)
-  if caption_column != '' and rows and not any(row.caption for row in rows):
-    files = ', '.join(captions.METADATA)
+  refuse_others(needs, arrays.ARRAYS, 'image_folder')
+  folder, within = placed(path, split)
+  settings = dict(split=within, column=caption_column, columns=columns)
+  rows = layouts.listing(folder, needs, **settings)
+  if caption_column != '' and rows and not any(row.caption or row.texts for row in rows):
+    files = ', '.join(layouts.METADATA)
     said = 'All captions of %s are empty; they are read from %s, or from NAME.txt beside NAME.png.'
     logging.warning(said, folder, files)
-  examples, skipped = sorted_out(folder, rows, size, colour)
+  if places.is_url(folder):
+    examples, skipped = Rows(folder, rows, needs, size, colour), {}
+  else:
+    examples, skipped = sorted_out(folder, rows, needs, size, colour)
   if not examples:
     raise UserError(none_left(folder, split, size, skipped))
-  label = f'image_folder({folder.name!r}, split={split!r}, size={size}, seed={seed})'
+  name = PurePosixPath(str(folder)).name
+  label = f'image_folder({name!r}, split={split!r}, size={size}, seed={seed})'
   return transforms.RandomCrops(
-    examples, size=size, seed=seed, length=length, label=label, skipped=skipped
+    examples, size=size, seed=seed, length=length, label=label, flip=flip, skipped=skipped
   )
 
 
+def placed(path: Place, split: str | None) -> tuple[Place, str | None]:
+  """(the folder, the split of its metadata): without metadata, a split is a folder in it.
+
+  Raises:
+    UserError: there is no such folder.
+  """
+  folder = str(path) if places.is_url(path) else Path(path)
+  if not places.is_folder(folder):
+    raise UserError(f'There is no image folder {str(path)!r}; set data.source.path to one.')
+  if split and layouts.metadata(folder) is None:
+    inner = places.joined(folder, split)
+    if places.is_folder(inner):
+      return inner, None
+  return folder, split
+
+
+class Rows:
+  """The examples of a folder that is a URL: what is read of each is its files, when it is drawn."""
+
+  def __init__(self, folder: Place, rows: Sequence[layouts.Row], needs, size, colour):
+    self._folder, self._rows, self._needs = folder, rows, needs
+    self._settings = dict(crop=size, background=colour)
+
+  def __len__(self):
+    return len(self._rows)
+
+  def __getitem__(self, number) -> pictures.Record:
+    row = self._rows[number]
+    load = functools.partial(loaded, self._folder, row, self._needs)
+    return pictures.Record(row.name, load, **self._settings)
+
+
+def loaded(folder: Place, row: layouts.Row, needs: Sequence[str]):
+  """(name of an array -> its bytes, the caption) of a row.
+
+  Raises:
+    images.Unreadable: a file is missing.
+  """
+  files = {}
+  for name, path in needed(row, needs).items():
+    try:
+      files[name] = places.read(places.joined(folder, path))
+    except FileNotFoundError as error:
+      raise pictures.of(name, images.Unreadable(images.reason(error))) from error
+  return files, layouts.read(folder, row).caption
+
+
+def needed(row: layouts.Row, needs: Sequence[str]) -> dict[str, str]:
+  """Name of an array that is read -> its path.
+
+  Raises:
+    images.Unreadable: the row lacks one.
+  """
+  missing = [name for name in needs if name not in row.files]
+  if missing:
+    raise images.Unreadable(f'it has no {missing[0]}')
+  return {name: row.files[name] for name in ('image', *needs)}
+
+
 def sorted_out(
-  folder: Path, rows: Sequence[captions.Row], size: int, colour: tuple[int, int, int]
+  folder: Path, rows: Sequence[layouts.Row], needs: Sequence[str], size, colour
 ) -> tuple[list[pictures.Picture], dict[str, Exception]]:
-  """(the pictures that hold a crop, why each of the others is skipped), by their headers."""
+  """(the examples that hold a crop, why each of the others is skipped), by their headers."""
   examples, skipped = [], {}
   for row in rows:
     try:
-      examples.append(pictures.picture(folder / row.name, row.caption, size, colour))
-    except (images.Unreadable, transforms.TooSmall) as error:
+      files = {name: folder / path for name, path in needed(row, needs).items()}
+      examples.append(pictures.picture(row.name, files, row.caption, size, colour))
+    except images.Unreadable as error:
       if row.name not in skipped:
         logging.warning('Skipped %s: %s.', quoted(folder / row.name, 200), error)
       skipped[row.name] = error
@@ -80,20 +152,21 @@ def sorted_out(
   return examples, skipped
 
 
-def none_left(folder: Path, split: str | None, size: int, skipped: dict[str, Exception]) -> str:
+def none_left(folder: Place, split: str | None, size, skipped: Mapping[str, Exception]) -> str:
   """The message of a folder without an image that holds a crop, and what to do about it."""
   where = f'image{f" of split {split!r}" if split else ""} in {str(folder)!r}'
   small = [error for error in skipped.values() if isinstance(error, transforms.TooSmall)]
   if small:
     width, height = largest = max((error.size for error in small), key=min)
     others = len(skipped) - len(small)
+    tall, wide = transforms.sides(size)
     return (
-      f'No {where} is large enough for a crop of {size}x{size} pixels: the largest of '
+      f'No {where} is large enough for a crop of {wide}x{tall} pixels: the largest of '
       f'{len(small)} is {width}x{height}{f" ({others} more cannot be read)" if others else ""}; '
       f'set data.source.size to {min(largest)} or less.'
     )
   first = next((f'{quoted(name)}: {error}; ' for name, error in skipped.items()), '')
   return (
     f'No {where} can be read ({len(skipped)} skipped); {first}'
-    f'it should hold files ending in one of {list(captions.SUFFIXES)}.'
+    f'it should hold files ending in one of {list(beside.SUFFIXES)}.'
   )

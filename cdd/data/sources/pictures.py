@@ -1,54 +1,122 @@
-"""Owns image files: their headers are read first; pixels when drawn, cached up to a limit."""
+"""Owns whole examples (`transforms.Whole`): files whose headers are read first, and records."""
 
+import functools
 import threading
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import cachetools
 import numpy as np
-from PIL import Image
 
-from cdd.data import images, transforms
+from cdd.core.places import Place
+from cdd.data import arrays, images, transforms
+from cdd.data.arrays import File
 
-ROOM = 1 << 30  # Bytes of decoded pictures that a process (each worker too) caches.
+ROOM = 1 << 30  # Bytes of decoded arrays that a process (each worker too) caches.
+Caption = str | Sequence[str]
 
 
 class Picture(NamedTuple):
-  """An image file that holds at least one crop, as `transforms.Whole`."""
+  """An example of files that hold at least one crop; pixels are read when it is drawn, and cached.
 
-  path: Path
-  caption: str | Sequence[str]
+  Attributes:
+    files: name of an array -> its path.
+  """
+
+  name: str
+  files: Mapping[str, Place]
+  caption: Caption
   sizes: list[tuple[int, int]]
   background: tuple[int, int, int] = images.WHITE
 
-  @property
-  def name(self) -> str:
-    return self.path.name
-
-  @property
-  def unreadable(self) -> tuple[type[Exception], ...]:
-    return (images.Unreadable,)
-
   def arrays(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    return dict(image=level(self.path, size, self.background))
+    return {name: level(path, size, name, self.background) for name, path in self.files.items()}
 
 
 def picture(
-  path: Path, caption: str | Sequence[str], crop: int, background=images.WHITE
+  name: str,
+  files: Mapping[str, Place],
+  caption: Caption,
+  crop: int | Sequence[int],
+  background=images.WHITE,
 ) -> Picture:
-  """Looks at a file's header alone.
+  """Looks at the files' headers alone; raises as `measured`."""
+  return Picture(name, files, caption, measured(files, crop), background)
+
+
+class Record:
+  """An example that is read when it is drawn, and not kept.
+
+  Its sizes, its caption and its arrays raise what `load` and `measured` do.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    load: Callable[[], tuple[Mapping[str, File], Caption]],
+    crop: int | Sequence[int],
+    background=images.WHITE,
+  ):
+    """`load` gives (name of an array -> its file, the caption)."""
+    self.name, self._load, self._crop, self._background = name, load, crop, background
+    self._whole = {}
+
+  @functools.cached_property
+  def _loaded(self):
+    return self._load()
+
+  @functools.cached_property
+  def sizes(self) -> list[tuple[int, int]]:
+    return measured(self._loaded[0], self._crop)
+
+  @property
+  def caption(self) -> Caption:
+    return self._loaded[1]
+
+  def arrays(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """At a size; each file is decoded once."""
+    for name, file in self._loaded[0].items():
+      if name not in self._whole:
+        self._whole[name] = arrays.read(file, name, self._background)
+    return {name: arrays.resized(array, name, size) for name, array in self._whole.items()}
+
+
+def measured(files: Mapping[str, File], crop: int | Sequence[int]) -> list[tuple[int, int]]:
+  """The sizes at which an example can be read, the largest first, by its files' headers.
 
   Raises:
-    images.Unreadable: it is missing or no image.
-    transforms.TooSmall: it is smaller than a crop.
+    images.Unreadable: a file is missing or damaged, or of another aspect ratio than the image.
+    transforms.TooSmall: the image is smaller than a crop.
   """
-  return Picture(path, caption, transforms.sizes(*images.size(path), crop), background)
+  width, height = arrays.size(files['image'], 'image')
+  levels = transforms.sizes(width, height, crop)
+  for name in [name for name in files if name != 'image']:
+    try:
+      other = arrays.size(files[name], name)
+    except images.Unreadable as error:
+      raise of(name, error) from error
+    if not arrays.alike((width, height), other):
+      raise images.Unreadable(
+        f'its {name} is {other[0]}x{other[1]} pixels, which is another aspect ratio than the '
+        f"image's {width}x{height}"
+      )
+  return levels
+
+
+def of(name: str, error: images.Unreadable) -> images.Unreadable:
+  """The same error, that says which array it is about."""
+  return error if name == 'image' else images.Unreadable(f'its {name}: {error}')
 
 
 @cachetools.cached(cachetools.LRUCache(ROOM, getsizeof=lambda a: a.nbytes), lock=threading.Lock())
-def level(path: Path, size: tuple[int, int], background=images.WHITE) -> np.ndarray:
-  """The image at one size (Lanczos), uint8 [height, width, 3]; images.Unreadable if damaged."""
-  upright = images.rgb(images.opened(path), background)
-  same = upright.size == size
-  return np.asarray(upright if same else upright.resize(size, Image.Resampling.LANCZOS))
+def level(
+  path: Place, size: tuple[int, int], name: str = 'image', background=images.WHITE
+) -> np.ndarray:
+  """An array's file at one size (width, height); raises images.Unreadable if it is damaged.
+
+  Colours are reduced by Lanczos' filter, masks and depths bilinearly (`arrays`).
+  """
+  try:
+    return arrays.resized(arrays.read(path, name, background), name, size)
+  except images.Unreadable as error:
+    raise of(name, error) from error

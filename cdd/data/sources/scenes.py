@@ -12,7 +12,7 @@ def scenes(
   needs: Sequence[str] = ('image',),
   /,
   *,
-  size: int,
+  size: int | tuple,
   seed: int = 0,
   start: int = 0,
   length: int = 10_000_000,
@@ -25,8 +25,7 @@ def scenes(
   """
   refuse_others(needs, ('image', 'depth', 'edited_image'), 'scenes')
   edits = 'edited_image' in needs
-  for side in size if isinstance(size, list | tuple) else (size,):
-    transforms.check(size=side, seed=seed, length=length)
+  transforms.check(size=size, seed=seed, length=length)
   try:
     return Scenes(size=size, seed=seed, start=start, length=length, detail=detail, edits=edits)
   except (TypeError, ValueError) as error:
