@@ -114,7 +114,7 @@ def test_importing_sampling_sets_nothing_of_the_process():
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (['--config=configs/dept.py'], r"no config 'configs/dept.py'; choose one of \['depth', "),
+    (['--config=configs/dept.py'], r"no config 'configs/dept.py'; choose one of \['canny', "),
     (['--config', 'configs/depth.py:tinny'], r"Unknown size 'tinny'; choose one of \['full'"),
     (['--config=depth:tiny,method=x'], r"Unknown method 'x'; choose one of \['cond"),
     (['--config=depth:tiny,methd=x'], r"Unknown option 'methd' in .*choose from"),
