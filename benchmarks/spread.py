@@ -5,7 +5,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from cdd.metrics import METRICS
+from cdd.metrics import of_rows
 
 
 def spread(runs: list[list[dict]]) -> list[dict]:
@@ -14,7 +14,7 @@ def spread(runs: list[list[dict]]) -> list[dict]:
   out = []
   for row in runs[0]:
     same = [other for rows in runs for other in rows if key(other) == key(row)]
-    values = {name: [other[name] for other in same] for name in METRICS}
+    values = {name: [other[name] for other in same] for name in of_rows(same)}
     out.append(
       dict(zip(('method', 'steps', 'sampler'), key(row), strict=True), seeds=len(same))
       | {name: statistics.mean(found) for name, found in values.items()}
@@ -25,11 +25,12 @@ def spread(runs: list[list[dict]]) -> list[dict]:
 
 def markdown(rows: list[dict]) -> str:
   """The rows as a table; one seed has no spread."""
-  headings = ['method', 'steps', 'sampler', *(metric.heading for metric in METRICS.values())]
+  metrics = of_rows(rows)
+  headings = ['method', 'steps', 'sampler', *(metric.heading for metric in metrics.values())]
   lines = [f'| {" | ".join(headings)} |', '|' + '---|' * len(headings)]
   for row in rows:
     cells = [row['method'], str(row['steps'] or '–'), row['sampler'] or '–']
-    for name, metric in METRICS.items():
+    for name, metric in metrics.items():
       varies = f' ± {metric.shown(row[f"{name}_sd"])}' if row[f'{name}_sd'] else ''
       cells.append(f'{metric.shown(row[name])}{varies}')
     lines.append('| ' + ' | '.join(cells) + ' |')

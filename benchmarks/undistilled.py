@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cdd import assets
 from cdd.core import cli
-from cdd.metrics import METRICS
+from cdd.metrics import of_task
 from cdd.pretrained import trained
 from cdd.reports import stored
 from cdd.runs.evaluate import evaluate
@@ -25,13 +25,13 @@ STEPS, SHOWN = (1, 2, 4, 8, 50), (1, 4, 50)
 SAMPLER = 'ddim'
 
 
-def measure(bound, params, count: int, batch_size: int) -> tuple[list[dict], dict]:
+def measure(bound, params, metrics, count: int, batch_size: int) -> tuple[list[dict], dict]:
   """The rows for the first `count` held-out examples, and the first images by number of steps."""
   batches = bound.held_out(count, batch_size)
   rows, pictures = [], {}
   for steps in STEPS:
     sample = partial(bound.sample, params, sampler=SAMPLER, steps=steps)
-    row, images = evaluate(sample, batches, METRICS)
+    row, images = evaluate(sample, batches, metrics)
     rows.append(dict(steps=steps, sampler=SAMPLER, **row))
     pictures[steps] = images
     print(rows[-1], flush=True)
@@ -50,7 +50,7 @@ def main(task: str, weights: Path) -> None:
   rows = []
   for config in configs.values():
     settings = config.evaluation
-    measured, pictures = measure(bound, params, settings.count, settings.batch_size)
+    measured, pictures = measure(bound, params, of_task(task), settings.count, settings.batch_size)
     rows += measured
   examples = stored.statistics(bound.held_out(8, 8)[0])
   training = f'python -m cdd.main --config=configs/{task}.py:small,method=finetune'

@@ -15,7 +15,10 @@ from cdd.core.errors import UserError
 
 # Lines of cdd.main that are wrong, and what the answer names.
 WRONG = [
-  (['--config=nonsense'], "'nonsense'; choose one of ['canny', 'depth', 'inpaint', 'instruct_edit', 'pretrain'"),
+  (
+    ['--config=nonsense'],
+    "'nonsense'; choose one of ['canny', 'depth', 'inpaint', 'instruct_edit', 'pretrain'",
+  ),
   (['--config=depth:tiny', '--config.stpes=3'], "'stpes'"),
   (['--config=depth:tiny', '--config.steps=many'], '=many: it must be'),
   (['--config=instruct_edit'], "There is no image folder 'data/instruct_edit/train'"),

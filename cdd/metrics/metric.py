@@ -7,25 +7,29 @@ import numpy as np
 
 
 class Metric(NamedTuple):
-  """A measure of images against references, both float32 [b, H, W, 3] in [0, 1].
+  """A measure of images against references, all float32 [b, H, W, 3] in [0, 1].
 
   Attributes:
     init: () -> the state before the first batch.
-    update: (state, images, references) -> the state after a batch.
+    update: (state, images, *references) -> the state after a batch.
     result: state -> the number, summed in float64.
     label: what tables and charts call it.
     better: `min` or `max`.
     digits: how many are shown after the point.
     note: what a reader must know about it, or ''.
+    reads: which arrays of a batch the references are; the truth is its `image`.
+    tasks: the tasks that it is for; () is all.
   """
 
   init: Callable[[], Any]
-  update: Callable[[Any, np.ndarray, np.ndarray], Any]
+  update: Callable[..., Any]
   result: Callable[[Any], float]
   label: str
   better: Callable
   digits: int
   note: str = ''
+  reads: tuple[str, ...] = ('image',)
+  tasks: tuple[str, ...] = ()
 
   @property
   def heading(self) -> str:
@@ -37,14 +41,12 @@ class Metric(NamedTuple):
     return f'{value:.{self.digits}f}'
 
 
-def mean_of(
-  per_image: Callable[[np.ndarray, np.ndarray], np.ndarray], *, label, better, digits
-) -> Metric:
-  """The mean over images of a measure of pairs, (images, references) -> [b]."""
+def mean_of(per_image: Callable[..., np.ndarray], *, label, better, digits) -> Metric:
+  """The mean over images of a measure of each, (images, *references) -> [b]."""
 
-  def update(state, images, references):
+  def update(state, images, *references):
     total, count = state
-    values = np.asarray(per_image(images, references), np.float64)
+    values = np.asarray(per_image(images, *references), np.float64)
     return total + values.sum(), count + len(values)
 
   def result(state):

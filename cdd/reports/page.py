@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cdd.core import files
-from cdd.metrics import METRICS
+from cdd.metrics import METRICS, of_rows
 from cdd.reports import charts, grid
 from cdd.reports.pictures import Picture
 from cdd.reports.table import table
@@ -66,7 +66,9 @@ def write(
   body += [f'<p class="finding">{html.escape(text)}</p>' for text in findings]
   body += ['<h2>Results</h2>', table(rows)]
   body.append(f'<ul>{"".join(f"<li>{html.escape(text)}</li>" for text in notes)}</ul>')
-  body.append(f'<div class="charts">{"".join(over_steps(rows, name) for name in METRICS)}</div>')
+  body.append(
+    f'<div class="charts">{"".join(over_steps(rows, name) for name in of_rows(rows))}</div>'
+  )
   body += [_figure(picture) for picture in pictures]
   body.append(training(log, plots))
   head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'

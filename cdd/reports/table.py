@@ -3,7 +3,8 @@
 import html
 from collections.abc import Mapping, Sequence
 
-from cdd.metrics import METRICS
+from cdd.metrics import METRICS, of_rows
+from cdd.metrics.metric import Metric
 
 NOTE = (
   'Bold: the best in its column among the rows with steps that were measured on as many examples '
@@ -23,19 +24,19 @@ COLUMNS = (
 
 def table(rows: Sequence[Mapping]) -> str:
   """Rows of dicts as HTML, in a box that scrolls where the page is narrower than the table."""
-  best = best_values(rows)
+  best, shown = best_values(rows), of_rows(rows)
   lines, before = [], None
   for row in rows:
     cells = ''.join(
       f'<td{kind}>{html.escape(_text(row.get(key)))}</td>' for key, _, kind in COLUMNS
     )
-    cells += ''.join(f'<td>{_value(row, name, best)}</td>' for name in METRICS)
+    cells += ''.join(f'<td>{_value(row, name, best)}</td>' for name in shown)
     seconds = row['seconds_per_image']
     cells += f'<td>{_text(None if seconds is None else f"{1000 * seconds:.1f}")}</td>'
     first = ' class="first"' if row['method'] != before else ''
     lines.append(f'<tr{first}>{cells}</tr>')
     before = row['method']
-  body = f'<thead><tr>{_headings()}</tr></thead><tbody>{"".join(lines)}</tbody>'
+  body = f'<thead><tr>{_headings(shown)}</tr></thead><tbody>{"".join(lines)}</tbody>'
   return f'<div class="scroll" tabindex="0"><table>{body}</table></div>'
 
 
@@ -46,9 +47,9 @@ def best_values(rows: Sequence[Mapping]) -> dict[str, float]:
   return {name: METRICS[name].better(found) for name, found in values.items() if found}
 
 
-def _headings() -> str:
+def _headings(metrics: Mapping[str, Metric]) -> str:
   words = [(heading, kind) for _, heading, kind in COLUMNS]
-  words += [(metric.heading, '') for metric in METRICS.values()] + [('ms / image', '')]
+  words += [(metric.heading, '') for metric in metrics.values()] + [('ms / image', '')]
   return ''.join(f'<th scope="col"{kind}>{html.escape(word)}</th>' for word, kind in words)
 
 

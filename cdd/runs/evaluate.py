@@ -21,7 +21,7 @@ def evaluate(
 
   Args:
     sample: (batch, its number) -> images [b, H, W, 3] in [0, 1].
-    batches: dicts with `image`, the truth.
+    batches: dicts with `image`, the truth, and what the metrics read.
     first: how many images to return for the picture.
 
   Returns:
@@ -40,7 +40,7 @@ def evaluate(
     if not np.isfinite(images).all():
       raise UserError(f'The samples of held-out batch {number} are not finite.')
     for name, metric in metrics.items():
-      states[name] = metric.update(states[name], images, batch['image'])
+      states[name] = metric.update(states[name], images, *(batch[key] for key in metric.reads))
     count += len(images)
     shown.extend(images[: max(0, first - len(shown))])
   row = {name: metric.result(states[name]) for name, metric in metrics.items()}

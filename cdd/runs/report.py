@@ -12,7 +12,7 @@ import numpy as np
 from cdd.core.registry import choose
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
-from cdd.metrics import METRICS, lpips
+from cdd.metrics import lpips, of_rows, of_task
 from cdd.reports import finding, grid, page, pictures, table
 from cdd.runs import shipped as beside
 from cdd.runs.evaluate import evaluate as measure
@@ -62,9 +62,9 @@ def evaluate(experiment, config, params, workdir: Path) -> list[dict]:
   """
   settings, main = config.evaluation, jax.process_index() == 0
   batches = experiment.held_out(settings.count, settings.batch_size)
-  rows, shown = [], {}
+  rows, shown, metrics = [], {}, of_task(config.data.task.name)
   for entry in entries(experiment, config, params):
-    row, images = measure(entry.sample, batches, METRICS, first=pictures.EXAMPLES)
+    row, images = measure(entry.sample, batches, metrics, first=pictures.EXAMPLES)
     fields = dict(steps=entry.steps, sampler=entry.sampler, updates=entry.updates)
     rows.append(dict(method=entry.method, **fields, **row))
     if entry.steps:
@@ -132,7 +132,7 @@ def label_of(config) -> str:
 def line(row: dict) -> str:
   """One row as text."""
   steps = f'{row["steps"]} steps, {row["sampler"]}' if row['steps'] else ''
-  measured = '  '.join(f'{m.label} {m.shown(row[name])}' for name, m in METRICS.items())
+  measured = '  '.join(f'{m.label} {m.shown(row[name])}' for name, m in of_rows([row]).items())
   return f'{row["method"]:>26} {steps:<24} {measured}  {row["seconds_per_image"]:.4f} s/image'
 
 
@@ -177,4 +177,4 @@ def notes(config, rows: list[dict], rival: str | None) -> list[str]:
       f'{count} examples are few: small differences may be chance, and some distances depend on '
       'the number of examples, so compare them within this page only.'
     )
-  return [table.NOTE, *out, *(m.note for m in METRICS.values() if m.note), TRUTH]
+  return [table.NOTE, *out, *(m.note for m in of_rows(rows).values() if m.note), TRUTH]

@@ -1,0 +1,53 @@
+"""Owns how well an instruction was followed: where something was to change, and where nothing was.
+
+The edited twin of a rendered scene, the reference, says where and how.
+"""
+
+import numpy as np
+
+from cdd.metrics.metric import mean_of
+
+CHANGED = 0.05  # A channel's difference, of 1, from which on a pixel counts as changed.
+
+
+def changed(edited: np.ndarray, before: np.ndarray) -> np.ndarray:
+  """Where the true edit changed a picture, bool [b, H, W, 1]."""
+  return (np.abs(np.asarray(edited, np.float64) - before) > CHANGED).any(-1, keepdims=True)
+
+
+def success(images: np.ndarray, edited: np.ndarray, before: np.ndarray) -> np.ndarray:
+  """[b], 1 where the changed pixels are nearer to the true edit than to the picture before it.
+
+  Args:
+    images, edited, before: [b, H, W, 3] in [0, 1]. An edit that changes nothing counts as made.
+  """
+  where = changed(edited, before)
+
+  def apart(other):
+    return (((np.asarray(images, np.float64) - other) ** 2) * where).sum(axis=(1, 2, 3))
+
+  return (apart(edited) < apart(before)) | ~where.any(axis=(1, 2, 3))
+
+
+def kept(images: np.ndarray, edited: np.ndarray, before: np.ndarray) -> np.ndarray:
+  """[b], decibels between images and the picture before, where the true edit changed nothing.
+
+  80 at most, and where all was to change.
+  """
+  where = ~changed(edited, before)
+  error = (((np.asarray(images, np.float64) - before) ** 2) * where).sum(axis=(1, 2, 3))
+  return 10 * np.log10(1 / (error / np.maximum(3 * where.sum(axis=(1, 2, 3)), 1) + 1e-8))
+
+
+EDITED = mean_of(success, label='Edited', better=max, digits=3)._replace(
+  reads=('image', 'condition'),
+  tasks=('instruct_edit',),
+  note='Edited: the share of examples that are nearer, where the true edit changed the picture, to '
+  'it than to the picture before it; an untouched picture has 0.',
+)
+KEPT = mean_of(kept, label='Kept (dB)', better=max, digits=2)._replace(
+  reads=('image', 'condition'),
+  tasks=('instruct_edit',),
+  note='Kept: the signal-to-noise ratio of the pixels that were not to change, against the picture '
+  'before.',
+)
