@@ -17,7 +17,7 @@ from cdd.core.errors import UserError
 WRONG = [
   (
     ['--config=nonsense'],
-    "'nonsense'; choose one of ['canny', 'depth', 'inpaint', 'instruct_edit', 'pretrain'",
+    "'nonsense'; choose one of ['canny', 'depth', 'inpaint'",
   ),
   (['--config=depth:tiny', '--config.stpes=3'], "'stpes'"),
   (['--config=depth:tiny', '--config.steps=many'], '=many: it must be'),

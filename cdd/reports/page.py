@@ -66,9 +66,8 @@ def write(
   body += [f'<p class="finding">{html.escape(text)}</p>' for text in findings]
   body += ['<h2>Results</h2>', table(rows)]
   body.append(f'<ul>{"".join(f"<li>{html.escape(text)}</li>" for text in notes)}</ul>')
-  body.append(
-    f'<div class="charts">{"".join(over_steps(rows, name) for name in of_rows(rows))}</div>'
-  )
+  drawn = ''.join(over_steps(rows, name) for name in of_rows(rows))
+  body.append(f'<div class="charts">{drawn}</div>')
   body += [_figure(picture) for picture in pictures]
   body.append(training(log, plots))
   head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
