@@ -92,6 +92,8 @@ def define_flags() -> None:
   flags.DEFINE_float('adapter_strength', 1.0, 'Of the adapter; 0 is none.', lower_bound=0)
   flags.DEFINE_float('adapter_start', 0.0, 'After this share of the steps it acts.', 0, 1)
   flags.DEFINE_float('adapter_end', 1.0, 'After this share of the steps it does not.', 0, 1)
+  flags.DEFINE_boolean('long_prompts', False, 'Reads all of a long prompt, in chunks.')
+  flags.DEFINE_boolean('weighted_prompts', False, '(words:1.3), (words) and [words] are weights.')
   flags.DEFINE_string('out', 'samples', 'The folder to write to.')
 
 

@@ -39,7 +39,8 @@ def text_encoder(size, width, *, kind, act, seed):
   )
   model = kind(config).eval()
   for name, parameter in model.named_parameters():
-    if name.endswith(('embedding.weight', 'proj.weight')):  # Words should tell.
+    # Words should tell, and the states should have a mean.
+    if name.endswith(('embedding.weight', 'proj.weight', 'final_layer_norm.bias')):
       torch.nn.init.normal_(parameter, std=0.3)
   return model
 

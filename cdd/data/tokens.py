@@ -57,13 +57,25 @@ class Tokenizer:
     self._start, self._end, self._pad = map(self._tokenizer.token_to_id, named)
 
   def __call__(self, text: str) -> np.ndarray:
-    ids = self._tokenizer.encode(text, add_special_tokens=False).ids[: self.length - 2]
+    return self.framed(self.ids(text)[: self.length - 2])
+
+  def ids(self, text: str) -> list[int]:
+    """The tokens of all of a text, without start and end."""
+    return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+  def framed(self, ids: list[int]) -> np.ndarray:
+    """At most n - 2 tokens between start and end, padded, int32 [n]."""
     ids = [self._start, *ids, self._end]
     return np.array(ids + [self._pad] * (self.length - len(ids)), np.int32)
 
-  def cut(self, text: str) -> str:
-    """The end of a text that does not fit; '' if all of it does."""
-    offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets[self.length - 2 :]
+  def cut(self, text: str, room: int | None = None) -> str:
+    """The end of a text that does not fit; '' if all of it does.
+
+    Args:
+      room: the tokens that fit; n - 2 if None.
+    """
+    room = self.length - 2 if room is None else max(room, 0)
+    offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets[room:]
     return text[offsets[0][0] :] if offsets else ''
 
 
@@ -75,17 +87,17 @@ class Reader:
 
   def __init__(self, folders: Mapping[str, Path], positions: Mapping[str, int | None]):
     """`positions`: 'tokenizer' -> those of its text encoder."""
-    self._tokenizers = {
+    self.tokenizers = {
       name.replace('tokenizer', 'tokens'): Tokenizer(folder, positions.get(name))
       for name, folder in folders.items()
     }
 
   def __call__(self, text: str) -> dict[str, np.ndarray]:
-    return {name: tokenize(text) for name, tokenize in self._tokenizers.items()}
+    return {name: tokenize(text) for name, tokenize in self.tokenizers.items()}
 
   def cut(self, text: str) -> str:
     """The end of a text that some tokenizer cuts off; '' if none does."""
-    return max((tokenize.cut(text) for tokenize in self._tokenizers.values()), key=len, default='')
+    return max((tokenize.cut(text) for tokenize in self.tokenizers.values()), key=len, default='')
 
 
 def _length(folder: Path, settings: Mapping, positions: int | None) -> int:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cdd.core import trees
 from cdd.core.types import Array, Condition, Denoise, Params, Text
 from cdd.diffusion import guidance, parametrizations, schedules, tiles
+from cdd.models import text as texts
 from cdd.models.guide import Guide
 from cdd.models.strength import Strength
 from cdd.models.unet import Time
@@ -105,7 +106,10 @@ class Networks(NamedTuple):
     return Condition(arrays, self.text(params, raw))
 
   def text(self, params: Params, raw: dict[str, Array]) -> Text:
-    """What the text encoders make of tokens [b, n], as diffusers' pipelines feed it to the U-Net.
+    """What the text encoders make of tokens, as diffusers' pipelines feed it to the U-Net.
+
+    `tokens` is [b, n], or [b, k, n] for prompts of k chunks, and then `weights` [b, k, n] may be
+    there too.
 
     One encoder (SD 1.x, 2.x): its last states. Two (SDXL): the last but one of both, the projected
     state of the second, and the sizes. Where 'present' [b] is 0 there is no prompt (`zero_empty`).
@@ -115,14 +119,15 @@ class Networks(NamedTuple):
       sizes = None if self.text_encoder_2 is None else self.sizes(raw)
       return Text(raw['states'], raw.get('pooled'), sizes)
 
-    def read(name, tokens):
-      return getattr(self, name)(trees.select(params, name), '__call__', tokens)
+    def read(name, end=''):
+      encode = partial(getattr(self, name), trees.select(params, name), '__call__')
+      return texts.read(encode, raw[f'tokens{end}'], raw.get(f'weights{end}'))
 
-    first = read('text_encoder', raw['tokens'])
+    first = read('text_encoder')
     if self.text_encoder_2 is None:
       text = Text(first.last)
     else:
-      second = read('text_encoder_2', raw['tokens_2'])
+      second = read('text_encoder_2', '_2')
       states = jnp.concatenate([first.penultimate, second.penultimate], axis=-1)
       text = Text(states, second.pooled, self.sizes(raw))
     present = raw.get('present') if self.zero_empty else None

@@ -1,5 +1,6 @@
 """Owns the text encoders (transformers' CLIPTextModel, CLIPTextModelWithProjection)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ ACTIVATIONS = dict(
 )
 
 
+ROUNDING = 1e-5  # Of a mean of states, as a share of their deviation.
 # The end of text of old config.json files, which is not the tokenizer's.
 LEGACY_EOS = 2
 
@@ -148,6 +150,45 @@ class CLIPTextModel(nnx.Module):
     end = jnp.argmax(tokens if self.eos == LEGACY_EOS else tokens == self.eos, axis=-1)
     pooled = jnp.take_along_axis(last, end[:, None, None], axis=1)[:, 0]
     return TextOutput(last, penultimate, pooled)
+
+
+def read(
+  encode: Callable[[Array], TextOutput], tokens: Array, weights: Array | None = None
+) -> TextOutput:
+  """What an encoder makes of prompts [b, n], or of prompts in chunks [b, k, n].
+
+  The states of chunks, each encoded by itself, follow each other: [b, k n, d]. The pooled state is
+  that of the first.
+
+  Args:
+    encode: tokens [b, n] -> TextOutput.
+    weights: of the tokens, [b, k, n], or None.
+  """
+  if tokens.ndim == 2:
+    return encode(tokens)
+  b, k, n = tokens.shape
+  out = encode(tokens.reshape(b * k, n))
+
+  def in_turn(states: Array) -> Array:
+    if weights is not None:
+      states = weighted(states, weights.reshape(b * k, n)).astype(states.dtype)
+    return states.reshape(b, k * n, -1)
+
+  pooled = out.pooled.reshape(b, k, -1)[:, 0]
+  return TextOutput(in_turn(out.last), in_turn(out.penultimate), pooled)
+
+
+def weighted(states: Array, weights: Array) -> Array:
+  """States [b, n, d] times the weights [b, n] of their tokens, with the mean that they had.
+
+  The mean over a chunk's tokens and channels is restored, as in AUTOMATIC1111's web UI; where it is
+  zero but for rounding there is nothing to restore.
+  """
+  states, scaled = (x.astype(jnp.float32) for x in (states, states * weights[..., None]))
+  before, after = (x.mean((1, 2), keepdims=True) for x in (states, scaled))
+  deviation = jnp.sqrt((scaled**2).mean((1, 2), keepdims=True))
+  known = jnp.abs(after) > ROUNDING * deviation
+  return scaled * jnp.where(known, before / jnp.where(known, after, 1), 1)
 
 
 class CLIPTextModelWithProjection(CLIPTextModel):

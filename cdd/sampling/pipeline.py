@@ -15,7 +15,7 @@ from cdd.core.errors import UserError
 from cdd.core.registry import choose, make
 from cdd.core.types import Params
 from cdd.core.words import counted
-from cdd.data import TASKS, tokens
+from cdd.data import TASKS, prompts, tokens
 from cdd.data.tasks.task import Task
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
@@ -88,11 +88,12 @@ class Pipeline(NamedTuple):
     listed = dict(prompts=prompts, negative=negative, condition=condition, latents=latents)
     given = spread(listed | dict(seeds=seeds))
     asked, made, tile = self.plan(given['condition'], size, settings)
-    raw, guide = self.words(given['prompts'], made), None
+    style = self.style(given, settings)
+    raw, guide = self.words(given['prompts'], made, style), None
     if condition is not None:
       raw['condition'] = sizes.pad(given['condition'], made)
     if settings.guides:
-      guide = dict(self.words(given['negative'], made), **settings.scales())
+      guide = dict(self.words(given['negative'], made, style), **settings.scales())
     z, keys = noise(given['seeds'], self.networks.latent_shape((1, *made, 3))[1:])
     z = z if latents is None else fitting(given['latents'], z)
     timesteps = self.timesteps_of(settings)
@@ -156,12 +157,24 @@ class Pipeline(NamedTuple):
     timesteps = times.Timesteps() if few else self.timesteps
     return timesteps._replace(spacing=settings.spacing or timesteps.spacing)
 
-  def words(self, texts: Sequence[str | None], size: tuple[int, int]) -> dict[str, np.ndarray]:
+  def style(self, given: dict[str, Sequence], settings: Settings) -> prompts.Style:
+    """How the prompts are read, with the chunks that the longest of them needs."""
+    texts = [*given['prompts'], *(given['negative'] if settings.guides else ())]
+    return prompts.fitted(self.tokenize, [text or '' for text in texts], settings.style)
+
+  def words(
+    self,
+    texts: Sequence[str | None],
+    size: tuple[int, int],
+    style: prompts.Style = prompts.PLAIN,
+  ) -> dict[str, np.ndarray]:
     """The tokens of texts, None being no prompt, and the sizes that SDXL reads."""
     for text in dict.fromkeys(texts):
-      if cut := self.tokenize.cut(text or ''):
-        logging.warning('The prompt %r is too long; its end is left out: %r.', text, cut)
-    read = [self.tokenize(text or '') for text in texts]
+      if cut := prompts.cut(self.tokenize, text or '', style):
+        more = '' if style.long else ' (--long_prompts reads all of it)'
+        message = 'The prompt %r is too long; its end is left out%s: %r.'
+        logging.warning(message, text, more, cut)
+    read = [prompts.read(self.tokenize, text or '', style) for text in texts]
     words = {name: np.stack([each[name] for each in read]) for name in read[0]}
     present = np.float32([text is not None for text in texts])
     return dict(words, present=present, sizes=np.float32([[*size, 0, 0, *size]] * len(texts)))

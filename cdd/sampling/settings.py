@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from cdd.core.errors import UserError
-from cdd.core.registry import fits
+from cdd.core.registry import fits, named
+from cdd.data import prompts
 
 
 class Settings(NamedTuple):
@@ -22,6 +23,9 @@ class Settings(NamedTuple):
     adapter_strength: what the adapter adds is multiplied by it; 1 is as it was trained, 0 none.
     adapter_start, adapter_end: the share of the steps after which the adapter begins to act, and
       after which it no longer does.
+    long_prompts: whether prompts that are longer than the text encoder reads are read in chunks; if
+      not, their end is left out.
+    weighted_prompts: whether (words), [words] and (words:1.3) weight words (`data.prompts`).
   """
 
   guidance: float = 1.0
@@ -34,11 +38,18 @@ class Settings(NamedTuple):
   adapter_strength: float = 1.0
   adapter_start: float = 0.0
   adapter_end: float = 1.0
+  long_prompts: bool = False
+  weighted_prompts: bool = False
 
   @property
   def guides(self) -> bool:
     """Whether a negative prompt matters at all."""
     return self.guidance != 1 or self.image_guidance not in (None, 1)
+
+  @property
+  def style(self) -> prompts.Style:
+    """How prompts are read."""
+    return prompts.Style(self.long_prompts, self.weighted_prompts)
 
   @property
   def adapter_part(self) -> dict[str, float]:
@@ -51,7 +62,7 @@ class Settings(NamedTuple):
 
 
 ADAPTER = ('adapter_strength', 'adapter_start', 'adapter_end')
-NUMBERS = ('guidance', 'image_guidance', 'rescale', *ADAPTER)
+CHECKED = ('guidance', 'image_guidance', 'rescale', *ADAPTER, 'long_prompts', 'weighted_prompts')
 
 
 def check(settings: Settings) -> None:
@@ -60,10 +71,10 @@ def check(settings: Settings) -> None:
   Raises:
     UserError: names the setting, its value and what it may be.
   """
-  for name in NUMBERS:
-    value = getattr(settings, name)
-    if not fits(value, Settings.__annotations__[name]):
-      raise UserError(f'{name} is {value!r}; it must be a number.')
+  for name in CHECKED:
+    value, kind = getattr(settings, name), Settings.__annotations__[name]
+    if not fits(value, kind):
+      raise UserError(f'{name} is {value!r}; it must be {named(kind)}.')
   if settings.adapter_strength < 0:
     raise UserError(f'adapter_strength is {settings.adapter_strength}; it must be 0 or more.')
   start, end = settings.adapter_start, settings.adapter_end

@@ -184,15 +184,14 @@ def test_a_unet_of_impossible_sizes_is_named(fields, message, prior, tmp_path):
     sampling.load(folder)
 
 
-@pytest.mark.parametrize(('channels', 'said'), [(9, 'a mask'), (7, 'reads 7 channels')])
-def test_a_unet_that_reads_more_than_latents_is_named(channels, said, prior, tmp_path):
-  folder = with_fields(prior, tmp_path / 'prior', 'unet', in_channels=channels)
+def test_a_unet_that_reads_other_channels_than_any_of_ours_is_named(prior, tmp_path):
+  folder = with_fields(prior, tmp_path / 'prior', 'unet', in_channels=7)
   path = folder / 'unet/diffusion_pytorch_model.safetensors'
   tensors = load_file(path)
   kernel = tensors['conv_in.weight']
-  tensors['conv_in.weight'] = np.resize(kernel, (kernel.shape[0], channels, 3, 3))
+  tensors['conv_in.weight'] = np.resize(kernel, (kernel.shape[0], 7, 3, 3))
   save_file(tensors, path)
-  with pytest.raises(UserError, match=f'{said}.*it should read 4 and predict 4'):
+  with pytest.raises(UserError, match='reads 7 channels.*it should read 4 and predict 4'):
     sampling.load(folder)
 
 

@@ -31,6 +31,8 @@ SETTINGS = dict(
   adapter_strength=1.0,
   adapter_start=0.0,
   adapter_end=1.0,
+  long_prompts=False,
+  weighted_prompts=False,
 )
 
 
