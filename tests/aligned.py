@@ -1,6 +1,9 @@
 """Examples whose arrays say where every pixel lies, so that a crop shows whether they fit."""
 
+import contextlib
+import io
 import json
+import tarfile
 
 import numpy as np
 from PIL import Image
@@ -67,5 +70,103 @@ def instruct_pix2pix(folder, prompts=40):
   return dict(path=folder)
 
 
+def encoded(array):
+  """The bytes of a PNG."""
+  file = io.BytesIO()
+  Image.fromarray(array).save(file, 'PNG')
+  return file.getvalue()
+
+
+def records(count, start=0, columns=None):
+  """[name -> PNG bytes, and a caption]: record n is the example of number n; or some columns."""
+  made = ({name: encoded(a) for name, a in arrays(start + n).items()} for n in range(count))
+  rows = [dict(each, text=f'number {start + n}') for n, each in enumerate(made)]
+  for row in rows:
+    row['conditioning_image'] = row.get('condition')
+  return [{k: v for k, v in row.items() if k in (columns or {*arrays(), 'text'})} for row in rows]
+
+
+def parquet(folder, count=10, start=0, name='a.parquet', columns=None, **settings):
+  """Hugging Face's columns: images are {bytes, path}."""
+  import pyarrow
+  import pyarrow.parquet
+
+  rows = [
+    {k: v if k == 'text' else dict(bytes=v, path=None) for k, v in row.items()}
+    for row in records(count, start, columns)
+  ]
+  table = pyarrow.Table.from_pylist(rows)
+  if name.endswith('.arrow'):
+    opened = settings.get('opened', pyarrow.ipc.new_stream)
+    with opened(str(folder / name), table.schema) as writer:
+      writer.write_table(table, max_chunksize=3)
+  else:
+    pyarrow.parquet.write_table(table, folder / name, row_group_size=3)
+  return dict(path=folder / name)
+
+
+def array_record(
+  folder, count=10, start=0, name='a.array_record', columns=None, options='group_size:1'
+):
+  """MessagePack maps."""
+  import msgpack
+  from array_record.python.array_record_module import ArrayRecordWriter
+
+  writer = ArrayRecordWriter(str(folder / name), options)
+  for record in records(count, start, columns):
+    writer.write(msgpack.packb(record))
+  writer.close()
+  return dict(path=folder / name)
+
+
+def webdataset(folder, count=10, start=0, name='a.tar', extra=()):
+  """A tar shard; `extra`: (name, bytes) of further members."""
+  with tarfile.open(folder / name, 'w') as archive:
+    members = list(extra)
+    for number, record in enumerate(records(count, start)):
+      key = f'more/{number:04}'
+      members += [(f'{key}.png', record['image']), (f'{key}.txt', record['text'].encode())]
+      others = {*record} - {'image', 'text'}
+      members += [(f'{key}.{array}.png', record[array]) for array in sorted(others)]
+    for member, data in members:
+      info = tarfile.TarInfo(member)
+      info.size = len(data)
+      archive.addfile(info, io.BytesIO(data))
+  return dict(path=folder / name)
+
+
+def tfds(folder, count=10, start=0, name='aligned', file_format='array_record'):
+  """A data set written by TensorFlow Datasets, without TensorFlow: pictures are given as files."""
+  import tensorflow_datasets
+
+  features = tensorflow_datasets.features
+  picture = features.Image(shape=(HEIGHT, WIDTH, 3))
+  deep = features.Image(shape=(HEIGHT, WIDTH, 1), dtype=np.uint16)
+  plain = features.Image(shape=(HEIGHT, WIDTH, 1))
+  kinds = dict(image=picture, edited_image=picture, condition=picture, depth=deep, mask=plain)
+
+  class Aligned(tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True):
+    """Examples of every array."""
+
+    VERSION = tensorflow_datasets.core.Version('1.0.0')
+
+    def _info(self):
+      known = features.FeaturesDict(dict(kinds, text=features.Text()))
+      return tensorflow_datasets.core.DatasetInfo(builder=self, features=known)
+
+    def _split_generators(self, manager):
+      return dict(train=self._generate_examples())
+
+    def _generate_examples(self):
+      for number, record in enumerate(records(count, start)):
+        yield number, {k: v if k == 'text' else io.BytesIO(v) for k, v in record.items()}
+
+  Aligned.name = name
+  with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    Aligned(data_dir=folder, file_format=file_format).download_and_prepare()
+  return dict(dataset=name, data_dir=str(folder))
+
+
+RECORDS = dict(array_record=array_record, parquet=parquet, tfds=tfds, webdataset=webdataset)
 # Name of a source that reads files -> what writes some into a folder and gives its settings.
-WRITTEN = dict(instruct_pix2pix=instruct_pix2pix)
+WRITTEN = dict(RECORDS, instruct_pix2pix=instruct_pix2pix)

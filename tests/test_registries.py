@@ -152,7 +152,10 @@ def test_a_task_makes_aligned_arrays_of_an_example_and_a_condition_of_a_users_pi
 
 # Those of `prepared` are made by a run and have no picture: tests/runs/test_prepare.py.
 @each([name for name in SOURCES if name != 'prepared'])
-def test_a_source_is_random_access_to_examples_that_are_always_the_same(name, tmp_path):
+def test_a_source_is_random_access_to_examples_that_are_always_the_same(
+  name, tmp_path, monkeypatch
+):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   settings = SETTINGS.get(name, dict(size=16, length=8))
   if name in aligned.WRITTEN:
     settings |= aligned.WRITTEN[name](tmp_path)

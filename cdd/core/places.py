@@ -102,6 +102,15 @@ def size(place: Place) -> int:
     return system.size(path)
 
 
+def stamp(place: Place) -> str:
+  """What changes when a file does, without reading it; raises as `opened`."""
+  if not is_url(place):
+    found = os.stat(place)
+    return f'{found.st_size} {found.st_mtime_ns}'
+  with _of(place) as (system, path):
+    return str(system.ukey(path))
+
+
 def files(folder: Place) -> list[str]:
   """The paths of all files below a folder, from it, sorted; hidden ones are left out.
 

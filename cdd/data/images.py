@@ -73,7 +73,7 @@ def rgb(picture: Image.Image, background: Sequence[int] = WHITE) -> Image.Image:
   Raises:
     Unreadable: it is damaged, or which of its values is white is not known.
   """
-  with _decoding():
+  with decoding():
     picture = _upright(picture)
     if picture.mode in DEEP:
       return _shallow(picture, background)
@@ -96,7 +96,7 @@ def grey(picture: Image.Image) -> np.ndarray:
   Raises:
     Unreadable: it is damaged.
   """
-  with _decoding():
+  with decoding():
     picture = _upright(picture)
     if picture.mode in DEEP:
       values, _ = _levels(picture)
@@ -112,7 +112,7 @@ def share(picture: Image.Image) -> np.ndarray:
   Raises:
     Unreadable: it is damaged, or which of its values is white is not known.
   """
-  with _decoding():
+  with decoding():
     picture = _upright(picture)
     if picture.mode in DEEP:
       return np.where(_hidden(picture), np.float32(0), _of_white(picture))
@@ -157,13 +157,13 @@ def colour(value: str | Sequence[int]) -> tuple[int, int, int]:
 @contextlib.contextmanager
 def _open(path: Place | bytes) -> Iterator[Image.Image]:
   # By a path Pillow would map some TIFF files into memory, and garble those that are turned.
-  with _decoding(), places.opened(path) as file, Image.open(file) as image:
+  with decoding(), places.opened(path) as file, Image.open(file) as image:
     yield image
 
 
 @contextlib.contextmanager
-def _decoding() -> Iterator[None]:
-  """Makes Unreadable of what Pillow raises for damaged files: almost any class of error."""
+def decoding() -> Iterator[None]:
+  """Makes Unreadable of what readers raise for damaged files: almost any class of error."""
   try:
     yield
   except (Unreadable, UserError):
@@ -190,7 +190,7 @@ def _tags(picture: Image.Image):
 
 def _orientation(picture: Image.Image, tags) -> int:
   """EXIF's orientation, 1..8, without decoding; 1 if it is damaged."""
-  with contextlib.suppress(Exception):  # As in _decoding; the pixels may be sound.
+  with contextlib.suppress(Exception):  # As in decoding; the pixels may be sound.
     if tags:
       value = tags.get(ExifTags.Base.Orientation, 1)
     else:

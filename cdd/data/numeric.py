@@ -5,7 +5,6 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +41,7 @@ def size(file: Place | bytes, names: Sequence[str]) -> tuple[int, int]:
   Raises:
     Unreadable: it is damaged, no map of pixels, or too large.
   """
-  with _decoding():
+  with images.decoding():
     shape = of(file).shape(file, names)
     return _laid_out(shape)[1::-1]
 
@@ -56,7 +55,7 @@ def values(file: Place | bytes, names: Sequence[str]) -> np.ndarray:
   Raises:
     Unreadable: it is damaged, no map of pixels, or too large.
   """
-  with _decoding():
+  with images.decoding():
     kind = of(file)
     shape = _laid_out(kind.shape(file, names))
     array = kind.values(file, names)
@@ -75,17 +74,6 @@ def _laid_out(shape: tuple[int, ...]) -> tuple[int, int, int]:
   if whole[0] * whole[1] > limit or whole[2] > 4:
     raise Unreadable(f'it is an array of shape {shape}, which is too large for a map of pixels')
   return whole
-
-
-@contextmanager
-def _decoding():
-  """Makes Unreadable of what the readers raise for damaged files."""
-  try:
-    yield
-  except (Unreadable, UserError):
-    raise
-  except Exception as error:
-    raise Unreadable(images.reason(error)) from error
 
 
 def _npy_shape(file, names):

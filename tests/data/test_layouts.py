@@ -40,7 +40,7 @@ def entries(tree):
 
 def kind(path):
   """The array that is drawn into a file, by the words of its path."""
-  words = {word.rstrip('s') for word in re.split(r'[/._]', path)} - {'depth-map'}
+  words = {word.rstrip('s') for word in re.split(r'[/._]', path)}
   if path.endswith('_1.jpg') or 'edited' in words:
     return 'edited_image'
   if 'source' in words:
@@ -52,22 +52,42 @@ def build(folder, tree):
   """Writes a tree; the texts in it."""
   texts = []
   for path, text in entries(tree):
-    if path.endswith(('.jsonl', '.json', '.txt', '.csv')):
-      (folder / path).parent.mkdir(parents=True, exist_ok=True)
-      (folder / path).write_text(text)
+    place = folder / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.suffix in ('.jsonl', '.json', '.txt', '.csv'):
+      place.write_text(text)
       texts.append(text)
+    elif place.suffix == '.tar':
+      names = text.split()
+      extra = [(name, member(name)) for name in names]
+      aligned.webdataset(place.parent, count=0, name=place.name, extra=extra)
+      texts += [f'text of {name}' for name in names]
+    elif place.suffix in ('.parquet', '.array_record'):
+      columns = text.strip().split(', ')
+      write = aligned.RECORDS[place.suffix[1:]]
+      write(place.parent, count=3, name=place.name, columns=columns)
+      texts += [f'number {number}' for number in range(3)]
     else:
-      aligned.save(folder / path, aligned.arrays()[kind(path)])
-  return ''.join(texts)
+      aligned.save(place, aligned.arrays()[kind(path)])
+  return ' '.join(texts)
+
+
+def member(name):
+  """The bytes of a member of a shard."""
+  text = f'text of {name}'
+  if name.endswith('.json'):
+    return json.dumps(dict(caption=text)).encode()
+  return text.encode() if name.endswith('.txt') else aligned.encoded(aligned.arrays()[kind(name)])
 
 
 @pytest.mark.parametrize(
   'tree, spec, reads', BLOCKS, ids=[block[0].split('/')[0] for block in BLOCKS]
 )
-def test_every_layout_of_the_page_is_read_as_it_says(tree, spec, reads, tmp_path):
+def test_every_layout_of_the_page_is_read_as_it_says(tree, spec, reads, tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   texts = build(tmp_path, tree)
   spec, needs = eval(spec), tuple(reads.split(', '))
-  spec['path'] = tmp_path / spec['path']
+  spec['path'] = str(tmp_path / spec['path'])
   source = bind(SOURCES, spec, 'source')(needs)
   size = spec['size'] if isinstance(spec['size'], tuple) else (spec['size'],) * 2
   captions = set()
@@ -77,8 +97,21 @@ def test_every_layout_of_the_page_is_read_as_it_says(tree, spec, reads, tmp_path
     captions.add(example['caption'])
   assert not source.skipped
   assert all(caption in texts for caption in captions)
-  several = bool(texts) and spec['name'] == 'image_folder'
+  several = bool(texts) and spec['name'] != 'instruct_pix2pix'
   assert len(captions) > several
+
+
+def test_the_writing_of_array_records_is_as_the_page_says(tmp_path, monkeypatch):
+  page = (ROOT / 'docs/own_data.md').read_text()
+  (code,) = re.findall(r'```python\n(import msgpack\n.*?)```', page, re.S)
+  monkeypatch.chdir(tmp_path)
+  made = aligned.arrays(9)
+  exec(
+    code, dict(examples=[(aligned.encoded(made['image']), aligned.encoded(made['depth']), 'nine')])
+  )
+  needs = ('image', 'depth')
+  source = bind(SOURCES, dict(name='array_record', path=str(tmp_path), size=12), 'source')(needs)
+  assert aligned.check(source[0], needs, (12, 12)) == 9 and source[0]['caption'] == 'nine'
 
 
 def test_the_page_shows_a_layout_for_every_array():

@@ -114,10 +114,8 @@ def loaded(folder: Place, row: layouts.Row, needs: Sequence[str]):
   """
   files = {}
   for name, path in needed(row, needs).items():
-    try:
+    with pictures.naming(name), images.decoding():
       files[name] = places.read(places.joined(folder, path))
-    except FileNotFoundError as error:
-      raise pictures.of(name, images.Unreadable(images.reason(error))) from error
   return files, layouts.read(folder, row).caption
 
 

@@ -82,14 +82,12 @@ class Pairs:
 def _loaded(path: Place, folder: str, seed: str, needs: Sequence[str]):
   """(name of an array -> its bytes, the caption) of a pair."""
   place = places.joined(path, folder)
-  try:
+  with images.decoding():
     files = {
       name: places.read(places.joined(place, f'{seed}_{ENDS[name]}'))
       for name in dict.fromkeys(('image', *needs))
     }
     words = json.loads(places.read(places.joined(place, PROMPT)))
-  except (OSError, ValueError) as error:
-    raise images.Unreadable(images.reason(error)) from error
   columns = ('edit',) if 'edited_image' in needs else ('caption', 'input')
   if not isinstance(words, dict) or not captions.of(f'{folder}/{PROMPT}', words, columns):
     raise images.Unreadable(f'its {PROMPT} has no {columns[0]!r}')
@@ -104,8 +102,9 @@ def _listed(path: Place) -> list[tuple[str, list[str]]]:
   """
   if not places.is_file(path):
     raise UserError(f'There is no {path}, which lists the pairs of InstructPix2Pix.')
+  text = tables.text(path)
   try:
-    listed = json.loads(tables.text(path))
+    listed = json.loads(text)
     found = [(str(folder), [str(seed) for seed in seeds]) for folder, seeds in listed]
   except (ValueError, TypeError, RecursionError) as error:
     said = f'{path} must be [["0000000", [SEED, ...]], ...]; {quoted(error, 200)}.'

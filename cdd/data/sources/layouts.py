@@ -9,7 +9,7 @@ from cdd.core.errors import UserError
 from cdd.core.places import Place
 from cdd.core.words import counted, quoted
 from cdd.data.arrays import ARRAYS
-from cdd.data.sources import beside, captions, tables
+from cdd.data.sources import beside, captions, fields, tables
 
 METADATA = (  # The first that is there is read.
   'metadata.jsonl',
@@ -19,7 +19,6 @@ METADATA = (  # The first that is there is read.
   'meta.jsonl',
   'prompt.json',
 )
-IMAGES = ('file_name', 'filename', 'file', 'image', 'image_name', 'path')
 SPLIT = 'split'
 CONTROLNET = 'prompt.json'  # Lines of {source, target, prompt}.
 PIX2PIX = 'seeds.json'
@@ -65,14 +64,7 @@ def listing(
     UserError: names the file, the line and what is wrong in it, or the columns to choose from; or
       says where an array was looked for that no example has.
   """
-  try:
-    columns = dict(columns or {})
-  except (TypeError, ValueError) as error:
-    said = f"columns is {columns!r}; it must be as dict(depth='my_column')."
-    raise UserError(said) from error
-  unknown = [name for name in columns if name not in ARRAYS]
-  if unknown:
-    raise UserError(f'Unknown array {unknown[0]!r} in columns; choose one of {sorted(ARRAYS)}.')
+  columns = fields.checked(columns)
   files = beside.Files(folder)
   path = metadata(folder)
   if path is None:
@@ -163,16 +155,7 @@ def _found(files: beside.Files, image: str, paths: Mapping[str, str], needs) -> 
 
 def _roles(path: Place, there: Sequence[str], needs, chosen: Mapping[str, str]) -> dict[str, str]:
   """Name of an array -> the column of its paths; those that have none are left out."""
-  for name, column in chosen.items():
-    if column not in there:
-      raise UserError(
-        f'{path} has no column {column!r} (columns[{name!r}]); choose one of {quoted(there, 300)}.'
-      )
-  found = _pair(path, there, needs) | dict(chosen)
-  for name in needs:
-    column = tables.first(there, _names(name))
-    if name not in found and column is not None:
-      found[name] = column
+  found = fields.of_arrays(path, there, needs, _pair(path, there, needs) | chosen)
   if 'image' not in found:
     raise UserError(f"{path}: none of its columns is 'file_name'; there are {quoted(there, 300)}.")
   return found
@@ -185,13 +168,6 @@ def _pair(path: Place, there: Sequence[str], needs) -> dict[str, str]:
   if 'edited_image' in needs:
     return dict(image='source', edited_image='target')
   return dict(image='target') | (dict(condition='source') if 'condition' in needs else {})
-
-
-def _names(array: str) -> list[str]:
-  """The names of an array's column, the first coming first."""
-  ends = ('', '_file_name', '_filename', '_path')
-  names = [name + end for name in ARRAYS[array].names for end in ends]
-  return [*IMAGES, *names] if array == 'image' else names
 
 
 def _of_split(path: Place, records: list[tables.Record], split: str | None):

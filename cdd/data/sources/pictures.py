@@ -1,8 +1,9 @@
 """Owns whole examples (`transforms.Whole`): files whose headers are read first, and records."""
 
+import contextlib
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import cachetools
@@ -77,7 +78,8 @@ class Record:
     """At a size; each file is decoded once."""
     for name, file in self._loaded[0].items():
       if name not in self._whole:
-        self._whole[name] = arrays.read(file, name, self._background)
+        with naming(name):
+          self._whole[name] = arrays.read(file, name, self._background)
     return {name: arrays.resized(array, name, size) for name, array in self._whole.items()}
 
 
@@ -91,10 +93,8 @@ def measured(files: Mapping[str, File], crop: int | Sequence[int]) -> list[tuple
   width, height = arrays.size(files['image'], 'image')
   levels = transforms.sizes(width, height, crop)
   for name in [name for name in files if name != 'image']:
-    try:
+    with naming(name):
       other = arrays.size(files[name], name)
-    except images.Unreadable as error:
-      raise of(name, error) from error
     if not arrays.alike((width, height), other):
       raise images.Unreadable(
         f'its {name} is {other[0]}x{other[1]} pixels, which is another aspect ratio than the '
@@ -103,9 +103,15 @@ def measured(files: Mapping[str, File], crop: int | Sequence[int]) -> list[tuple
   return levels
 
 
-def of(name: str, error: images.Unreadable) -> images.Unreadable:
-  """The same error, that says which array it is about."""
-  return error if name == 'image' else images.Unreadable(f'its {name}: {error}')
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+  """Says of which array a file is, if it is unreadable and not the image."""
+  try:
+    yield
+  except images.Unreadable as error:
+    if name == 'image':
+      raise
+    raise images.Unreadable(f'its {name}: {error}') from error
 
 
 @cachetools.cached(cachetools.LRUCache(ROOM, getsizeof=lambda a: a.nbytes), lock=threading.Lock())
@@ -116,7 +122,5 @@ def level(
 
   Colours are reduced by Lanczos' filter, masks and depths bilinearly (`arrays`).
   """
-  try:
+  with naming(name):
     return arrays.resized(arrays.read(path, name, background), name, size)
-  except images.Unreadable as error:
-    raise of(name, error) from error
