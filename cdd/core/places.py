@@ -94,14 +94,6 @@ def seekable(place: Place) -> Iterator[IO[bytes]]:
     yield file
 
 
-def size(place: Place) -> int:
-  """The length of a file in bytes; raises as `opened`."""
-  if not is_url(place):
-    return os.path.getsize(place)
-  with _of(place) as (system, path):
-    return system.size(path)
-
-
 def stamp(place: Place) -> str:
   """What changes when a file does, without reading it; raises as `opened`."""
   if not is_url(place):
