@@ -28,7 +28,7 @@ from cdd.sampling.settings import check
 from cdd.sampling.spread import spread
 
 OF_MODEL = ('model', 'step', 'adapter', 'vae', 'dtype')
-OF_IMAGE = ('prompt', 'negative', 'condition', 'seeds')
+OF_IMAGE = ('prompt', 'negative', 'condition', 'mask', 'seeds')
 
 
 def picture(path: str) -> Image.Image:
@@ -51,10 +51,30 @@ def condition(path: str, image: Image.Image, task: Task) -> np.ndarray:
     raise UserError(f'The condition image {path} does not suit the model: {error}.') from error
 
 
+def holed(path: str, image: Image.Image, mask: str | None) -> Image.Image:
+  """A picture made transparent where its mask is white; as it is without one.
+
+  Raises:
+    UserError: the mask cannot be read, or has another size.
+  """
+  if mask is None:
+    return image
+  try:
+    share = pictures.share(pictures.opened(mask))
+  except pictures.Unreadable as error:
+    raise UserError(f'The mask {mask} cannot be read: {error}.') from error
+  image = pictures.rgb(image)
+  if share.shape != image.size[::-1]:
+    sizes = ' and '.join(f'{height}x{width}' for width, height in (share.shape, image.size[::-1]))
+    raise UserError(f'The mask {mask} and the condition image {path} have to agree: {sizes}.')
+  image.putalpha(Image.fromarray(np.uint8(255 * (share < 0.5))))
+  return image
+
+
 def contact_sheet(images: np.ndarray, conditions: Sequence[np.ndarray | None]) -> np.ndarray:
   """Images in a grid that is about square; with conditions, a row for each pair."""
   if conditions[0] is not None:
-    return grid.grid(dict(condition=np.stack(conditions), sample=images), scale=1)
+    return grid.grid(dict(condition=np.stack(conditions)[..., :3], sample=images), scale=1)
   side = math.ceil(math.sqrt(len(images)))
   blank = np.ones((-len(images) % side, *images.shape[1:]), np.float32)
   padded = np.concatenate([images, blank])
@@ -79,6 +99,7 @@ def define_flags() -> None:
   flags.DEFINE_multi_string('prompt', '', 'May be repeated, once per image.')
   flags.DEFINE_multi_string('negative', None, 'The negative prompt of guidance; may be repeated.')
   flags.DEFINE_multi_string('condition', None, 'An image file; may be repeated.')
+  flags.DEFINE_multi_string('mask', None, 'An image, white where --condition is to be painted.')
   flags.DEFINE_list('seeds', ['0'], 'One per image, such as 0,1,2.')
   flags.DEFINE_float('guidance', 1.0, '1 is none.', lower_bound=0)
   flags.DEFINE_float('image_guidance', None, "InstructPix2Pix's second scale.", lower_bound=0)
@@ -112,11 +133,18 @@ def run(settings: Mapping[str, Any]) -> None:
   seeds, size = (whole_numbers(settings[name], name) for name in ('seeds', 'size'))
   paths = settings['condition'] or ()
   opened = [picture(path) for path in paths]
+  pairs = spread(dict(path=paths or None, image=opened or None, mask=settings['mask']))
   given = spread({name: settings[name] for name in OF_IMAGE} | dict(seeds=seeds))
   named = {name: settings[name] for name in OF_MODEL if name != 'model'}
   pipeline = load(settings['model'], **named)
   how = pipeline.resolved(how)
-  conditions = [condition(p, i, pipeline.task) for p, i in zip(paths, opened, strict=True)]
+  if settings['mask'] and not (paths and 'mask' in pipeline.networks.reads):
+    raise UserError('--mask goes with --condition and a model that reads a mask (inpainting).')
+  conditions = [
+    condition(path, holed(path, image, mask), pipeline.task)
+    for path, image, mask in zip(*pairs.values(), strict=True)
+    if paths
+  ]
   images = pipeline(
     given['prompt'],
     conditions or None,

@@ -119,6 +119,23 @@ def share(picture: Image.Image) -> np.ndarray:
     return np.asarray(rgb(picture, BLACK).convert('L'), np.float32) / 255
 
 
+def opacity(picture: Image.Image) -> np.ndarray:
+  """How opaque each pixel of the upright picture is, float32 [height, width] in 0..1.
+
+  Raises:
+    Unreadable: it is damaged.
+  """
+  with _decoding():
+    picture = _upright(picture)
+    if picture.mode in DEEP:
+      return np.where(_hidden(picture), np.float32(0), np.float32(1))
+    if not _transparent(picture):
+      return np.ones(picture.size[::-1], np.float32)
+    straight = {'La': 'LA', 'RGBa': 'RGBA'}.get(picture.mode, picture.mode)
+    picture = picture if straight == picture.mode else picture.convert(straight)
+    return np.asarray(picture.convert('RGBA').getchannel('A'), np.float32) / 255
+
+
 def one_channel(values: np.ndarray) -> np.ndarray:
   """The channel [h, w] of an array [h, w] or [h, w, c] whose channels are alike.
 

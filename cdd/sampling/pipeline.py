@@ -72,7 +72,8 @@ class Pipeline(NamedTuple):
 
     Args:
       prompts: one, or one per image.
-      condition: [H, W, 3] or [b, H, W, 3] in [0, 1], as the model was trained with it.
+      condition: [H, W, 3] or [b, H, W, 3] in [0, 1], as the model was trained with it; for a model
+        that reads a mask [..., 4], the mask last, 1 where the picture is to be painted.
       negative: what guidance leads away from; None is the model's idea of no text.
       seeds: one per image, on which alone the image's noise depends; s means s, s + 1, ...
       size: (H, W) in pixels; the condition's, or what the U-Net was trained at, if None.
@@ -91,7 +92,8 @@ class Pipeline(NamedTuple):
     style = self.style(given, settings)
     raw, guide = self.words(given['prompts'], made, style), None
     if condition is not None:
-      raw['condition'] = sizes.pad(given['condition'], made)
+      padded = sizes.pad(given['condition'], made)
+      raw.update(condition=padded[..., :3], mask=padded[..., 3:])
     if settings.guides:
       guide = dict(self.words(given['negative'], made, style), **settings.scales())
     z, keys = noise(given['seeds'], self.networks.latent_shape((1, *made, 3))[1:])
@@ -181,11 +183,12 @@ class Pipeline(NamedTuple):
 
   def plan(self, condition: Sequence, size, settings: Settings) -> sizes.Sizes:
     """The sizes of the images; a UserError if a condition, a size or a tile does not fit."""
-    reads, given = self.networks.reads, shape_of(condition)
+    reads = self.networks.reads
+    given = shape_of(condition, channels=3 + ('mask' in reads))
     if (given is None) != (not reads):
       raise UserError(f'This model {"needs a" if given is None else "takes no"} condition image.')
-    if settings.image_guidance is not None and 'unscaled_latent' not in reads.values():
-      raise UserError("image_guidance is for models that see the condition beside z ('concat').")
+    if settings.image_guidance is not None and not reads:
+      raise UserError('image_guidance is for models that see a condition.')
     if not (size or given or self.size):
       raise UserError('The U-Net names no sample_size; give a size, height and width in pixels.')
     size = tuple(size or given or self.size)

@@ -31,13 +31,18 @@ def _is_one(value: Any) -> bool:
   return value is None or isinstance(value, (str, int)) or getattr(value, 'ndim', None) == 3
 
 
-def shape_of(condition: Sequence[np.ndarray | None]) -> tuple[int, int] | None:
+def shape_of(
+  condition: Sequence[np.ndarray | None], *, channels: int = 3
+) -> tuple[int, int] | None:
   """(height, width) of the condition images, or None without; a UserError if they differ."""
   shapes = {np.shape(image) for image in condition}
   if shapes == {()}:
     return None
-  if len(shapes) > 1 or len(min(shapes)) != 3 or min(shapes)[2] != 3:
-    raise UserError(f'The condition images should be alike, [H, W, 3], not {sorted(shapes)}.')
+  if len(shapes) > 1 or len(min(shapes)) != 3 or min(shapes)[2] != channels:
+    mask = ', the last channel being a mask' if channels == 4 else ''
+    raise UserError(
+      f'The condition images should be alike, [H, W, {channels}]{mask}, not {sorted(shapes)}.'
+    )
   return min(shapes)[:2]
 
 

@@ -344,3 +344,25 @@ def test_crops_may_be_rectangles(tmp_path):
     sources.image_folder(path=tmp_path, size=12)[5]['image'],
     sources.image_folder(path=tmp_path, size=(12, 12))[5]['image'],
   )
+
+
+def test_a_folder_without_splits_holds_out_one_in_twenty_always_the_same(tmp_path):
+  for index in range(41):
+    Image.new('RGB', (8, 8), (6 * index, 0, 0)).save(tmp_path / f'{index}.png')
+    (tmp_path / f'{index}.txt').write_text(f'number {index}')
+
+  def seen(part):
+    source = SOURCES['image_folder'](path=tmp_path, size=8, part=part)
+    return {source[index]['caption'] for index in range(600)}
+
+  test, train = seen('test'), seen('train')
+  assert len(test) == 2 and test == seen('test') and not test & train
+  assert train | test == seen(None) and len(train | test) == 41
+  with pytest.raises(UserError, match="Unknown part of a folder 'tset'; choose one of"):
+    seen('tset')
+
+
+def test_one_image_cannot_be_trained_on_and_held_out(tmp_path):
+  Image.new('RGB', (8, 8), (200, 0, 0)).save(tmp_path / 'a.png')
+  with pytest.raises(UserError, match='two images or more for one to be held out'):
+    SOURCES['image_folder'](path=tmp_path, size=8, part='test')

@@ -23,7 +23,9 @@ from torch_pipelines import (
 )
 
 from cdd import sampling
+from cdd.core.errors import UserError
 from cdd.data import SOURCES, TASKS, pipeline
+from cdd.data.tasks.inpaint import holed
 
 
 @pytest.mark.parametrize(
@@ -123,6 +125,37 @@ def test_instruct_pix2pix(tmp_path):
     negative=NEGATIVE,
   )
   same(draw(1.5), theirs, draw(None))
+
+
+def test_an_inpainting_pipeline_paints_the_hole_of_a_mask(tmp_path):
+  made, latents, images = parts(tmp_path, 'sd', channels=9), noise(), pictures()
+  with torch.no_grad():  # The reference draws from the posterior, whose mode is taken here.
+    made['vae'].quant_conv.weight[4:] = 0
+    made['vae'].quant_conv.bias[4:] = -30
+  pipeline = reference.StableDiffusionInpaintPipeline(**made)
+  pipeline.save_pretrained(tmp_path / 'pipeline')
+  masks = (np.random.default_rng(5).uniform(size=(2, SIZE, SIZE, 1)) > 0.5).astype(np.float32)
+  theirs = run(
+    pipeline,
+    latents,
+    image=torch.tensor(images.transpose(0, 3, 1, 2)),
+    mask_image=torch.tensor(masks.transpose(0, 3, 1, 2)),
+    height=SIZE,
+    width=SIZE,
+    strength=1.0,
+    guidance_scale=SCALE,
+    negative_prompt=NEGATIVE,
+  )
+  model = sampling.load(tmp_path / 'pipeline')
+
+  def draw(masks):
+    condition = np.concatenate([holed(images, masks), masks], axis=-1)
+    how = dict(latents=latents, steps=STEPS, guidance=SCALE, negative=NEGATIVE)
+    return model(PROMPTS, condition, **how)
+
+  same(draw(masks), theirs, draw(1 - masks))
+  with pytest.raises(UserError, match=r'alike, \[H, W, 4\], the last channel being a mask'):
+    model(PROMPTS, images, latents=latents)
 
 
 def test_a_caption_that_training_drops_is_what_guidance_leads_away_from(tmp_path):

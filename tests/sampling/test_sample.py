@@ -19,6 +19,7 @@ SETTINGS = dict(
   prompt=['a'],
   negative=None,
   condition=None,
+  mask=None,
   seeds=['0'],
   guidance=1.0,
   image_guidance=None,
@@ -53,6 +54,28 @@ def test_the_command_writes_images_their_settings_and_a_sheet(run, depth, condit
   )
 
 
+def test_a_picture_is_painted_where_its_mask_is_white_or_where_it_is_transparent(tmp_path):
+  task = TASKS['inpaint']()
+  colours = np.random.default_rng(0).integers(0, 256, (8, 12, 3)).astype(np.uint8)
+  mask = np.zeros((8, 12), np.uint8)
+  mask[2:5, 3:9] = 255
+  Image.fromarray(colours).save(tmp_path / 'picture.png')
+  Image.fromarray(mask).save(tmp_path / 'mask.png')
+  Image.fromarray(np.dstack([colours, 255 - mask])).save(tmp_path / 'both.png')
+  beside, alone = (str(tmp_path / name) for name in ('picture.png', 'both.png'))
+  masked = sample.holed(beside, sample.picture(beside), str(tmp_path / 'mask.png'))
+  found = sample.condition(beside, masked, task)
+  hole = mask[..., None] > 0
+  expected = np.where(hole, 0.5, colours / 255)
+  np.testing.assert_allclose(found, np.dstack([expected, hole]), atol=1e-6)
+  assert np.array_equal(sample.condition(alone, sample.picture(alone), task), found)
+  with pytest.raises(UserError, match='picture.png does not suit .*nothing of it is transparent'):
+    sample.condition(beside, sample.picture(beside), task)
+  Image.new('L', (4, 4)).save(tmp_path / 'small.png')
+  with pytest.raises(UserError, match='small.png and .* have to agree: 4x4 and 12x8'):
+    sample.holed(beside, sample.picture(beside), str(tmp_path / 'small.png'))
+
+
 @pytest.mark.parametrize(
   ('wrong', 'said'),
   [
@@ -70,7 +93,7 @@ def test_the_command_writes_images_their_settings_and_a_sheet(run, depth, condit
     (dict(tile='on'), "--tile=on should be 'auto', 'off' or a number"),
     (dict(steps=2000), 'Cannot sample in 2000 steps; choose 1'),
     (dict(spacing='even'), "'even'.*leading"),
-    (dict(image_guidance=1.5), 'image_guidance is for models that see the condition beside z'),
+    (dict(image_guidance=1.5), 'image_guidance is for models that see a condition'),
   ],
 )
 def test_a_mistake_is_said_in_a_line(wrong, said, prior, tmp_path):

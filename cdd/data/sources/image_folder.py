@@ -1,6 +1,7 @@
 """Owns folders of images with captions and aligned arrays, as a source of random crops."""
 
 import functools
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -8,10 +9,14 @@ from pathlib import Path, PurePosixPath
 from cdd.core import places
 from cdd.core.errors import UserError
 from cdd.core.places import Place
+from cdd.core.registry import choose
 from cdd.core.words import counted, quoted
 from cdd.data import arrays, images, transforms
 from cdd.data.sources import beside, layouts, pictures
 from cdd.data.sources.needs import refuse_others
+
+PARTS = ('train', 'test')
+EACH = 20  # Of so many examples one is held out.
 
 
 def image_folder(
@@ -21,6 +26,7 @@ def image_folder(
   path,
   size: int | tuple,
   split: str | None = None,
+  part: str | None = None,
   seed: int = 0,
   length: int = 10_000_000,
   caption_column: str | None = None,
@@ -40,6 +46,8 @@ def image_folder(
     size: side of the crops in pixels, or their (height, width).
     split: keeps the rows of the metadata of this split alone; without metadata, the files of the
       folder of this name.
+    part: 'test' holds one example in twenty out, chosen by their names, and 'train' has the others:
+      for a folder without splits. None has all.
     caption_column: the column of the metadata that holds the captions; '' trains without any. If
       None, the first that a row has of 'text', 'caption', 'prompt' and the like.
     columns: name of an array ('image', 'depth', ...) -> the column of the metadata that holds its
@@ -56,7 +64,7 @@ def image_folder(
   refuse_others(needs, arrays.ARRAYS, 'image_folder')
   folder, within = placed(path, split)
   settings = dict(split=within, column=caption_column, columns=columns)
-  rows = layouts.listing(folder, needs, **settings)
+  rows = of_part(layouts.listing(folder, needs, **settings), part)
   if caption_column != '' and rows and not any(row.caption or row.texts for row in rows):
     files = ', '.join(layouts.METADATA)
     said = 'All captions of %s are empty; they are read from %s, or from NAME.txt beside NAME.png.'
@@ -72,6 +80,24 @@ def image_folder(
   return transforms.RandomCrops(
     examples, size=size, seed=seed, length=length, label=label, flip=flip, skipped=skipped
   )
+
+
+def of_part(rows: Sequence[layouts.Row], part: str | None) -> list[layouts.Row]:
+  """The rows of a part, in their order: the same whenever the folder is the same.
+
+  Raises:
+    UserError: an unknown part, or too few rows to have two.
+  """
+  if part is None:
+    return list(rows)
+  choose(dict.fromkeys(PARTS), part, 'part of a folder')
+  ranked = sorted(
+    {row.name for row in rows}, key=lambda name: hashlib.sha256(name.encode()).digest()
+  )
+  if len(ranked) < 2:
+    raise UserError('A folder needs two images or more for one to be held out (part).')
+  held_out = set(ranked[: max(1, len(ranked) // EACH)])
+  return [row for row in rows if (row.name in held_out) == (part == 'test')]
 
 
 def placed(path: Place, split: str | None) -> tuple[Place, str | None]:

@@ -7,7 +7,8 @@ from PIL import Image, ImageDraw
 
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
-from cdd.data.tasks.task import Task
+from cdd.data import images
+from cdd.data.tasks.task import Task, as_rgb
 
 GREY = 0.5  # What a hole is filled with: 0 where the autoencoder sees pixels in [-1, 1].
 TRIES = 20
@@ -48,7 +49,24 @@ def inpaint(
     return dict(image=image, condition=holed(image, mask), mask=mask, caption=example['caption'])
 
   needs = ('image', 'mask') if masks == 'source' else ('image',)
-  return Task(draw, needs=needs)
+  return Task(draw, from_picture, needs=needs)
+
+
+def from_picture(picture: Image.Image) -> np.ndarray:
+  """A user's picture, to be painted where it is transparent, as float32 [h, w, 4].
+
+  The condition and, in the last channel, the mask.
+
+  Raises:
+    images.Unreadable: nothing of it is transparent.
+  """
+  mask = (images.opacity(picture) < 0.5).astype(np.float32)[:, :, None]
+  if not mask.any():
+    raise images.Unreadable(
+      'nothing of it is transparent, so that nothing is to be painted; give a mask beside it, or a '
+      'picture with transparent pixels'
+    )
+  return np.concatenate([holed(as_rgb(picture), mask), mask], axis=2)
 
 
 def holed(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -22,7 +22,8 @@ class Task(NamedTuple):
       arrays float32 [H, W, 3] in [0, 1].
     needs: the arrays of a source's examples that it reads; a source that lacks one is refused.
     from_picture: a user's picture, as Pillow opened it -> the condition [H, W, 3] in [0, 1], when
-      sampling. It reads pixels by `images.rgb` or `images.grey`, which turn the picture upright.
+      sampling; [H, W, 4] where the adapter reads a mask too, which is the last. It reads pixels by
+      the functions of `images`, which turn the picture upright.
   """
 
   draw: Callable[[dict, np.random.Generator], dict]
