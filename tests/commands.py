@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-MODULES = ('cdd.main', 'cdd.sample', 'cdd.convert', 'cdd.plan')
+MODULES = ('cdd.main', 'cdd.prepare', 'cdd.sample', 'cdd.convert', 'cdd.plan')
 
 
 class Done(NamedTuple):
