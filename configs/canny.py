@@ -43,6 +43,7 @@ def full(config: ConfigDict, chosen: dict) -> None:
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument)
   config = common.experiment('canny', chosen, steps=dict(full=50_000, small=800, tiny=200))
+  config.evaluation.mismatched = 'condition'
   if chosen['size'] == 'full':
     full(config, chosen)
   else:

@@ -109,6 +109,8 @@ def experiment(task: str, chosen: dict, *, steps: dict) -> ConfigDict:
     more=(('ddim', (50,)),) if method == 'step_aware' else (),  # Other samplers and their steps.
     shipped=(),
     condition_row=None,
+    # What a row of the report exchanges between examples: "condition" or "text".
+    mismatched=None,
   )
   if chosen['size'] == 'tiny':
     config.log = dict(every=10, samples_every=100, checkpoint_every=100, keep=2)

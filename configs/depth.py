@@ -63,6 +63,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
   steps = dict(full=50_000, small=800, tiny=200)
   config = common.experiment('depth', chosen, steps=steps)
   config.evaluation.condition_row = 'condition'
+  config.evaluation.mismatched = 'condition'
   if chosen['size'] == 'full':
     full(config, chosen)
   else:

@@ -47,6 +47,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
   config = common.experiment('inpaint', chosen, steps=dict(full=50_000, small=800, tiny=200))
   config.model.adapter.update(adapters.MASKED[chosen['adapter']])
   config.evaluation.condition_row = 'the picture with its hole'
+  config.evaluation.mismatched = 'condition'
   if chosen['size'] == 'full':
     full(config, chosen)
   else:

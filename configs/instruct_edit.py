@@ -64,6 +64,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
   steps = dict(full=10_000, small=800, tiny=200)
   config = common.experiment('instruct_edit', chosen, steps=steps)
   config.evaluation.condition_row = 'the picture before'
+  config.evaluation.mismatched = 'text'
   if chosen['size'] == 'full':
     full(config, chosen)
   else:

@@ -125,7 +125,7 @@ def opacity(picture: Image.Image) -> np.ndarray:
   Raises:
     Unreadable: it is damaged.
   """
-  with _decoding():
+  with decoding():
     picture = _upright(picture)
     if picture.mode in DEEP:
       return np.where(_hidden(picture), np.float32(0), np.float32(1))

@@ -1,7 +1,7 @@
 """Owns what a run shows: previews while it trains, and the evaluation beside its baselines."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,9 @@ from cdd.training import writer
 
 PREVIEWS = 16  # Held-out examples behind a preview's score; half of them are drawn.
 MANY = 1000  # Below as many held-out examples the report says that they are few.
+# What examples may exchange, to see how much of an image it decides -> the arrays of a batch.
+EXCHANGED = dict(condition=('condition', 'mask'), text=('tokens', 'tokens_2', 'present'))
+FEW = (1, 4)  # Numbers of steps at which they do.
 UNDISTILLED = 'the undistilled model'
 TRUTH = (
   'LPIPS, PSNR and SSIM compare with the truth, which a generative model of an ambiguous condition '
@@ -109,6 +112,11 @@ def entries(experiment, config, params) -> list[Entry]:
   out = []
   for sampler, counts in ((settings.sampler, settings.steps), *settings.get('more', ())):
     out += rows(label_of(config), params, config.steps, sampler, counts)
+  if what := settings.get('mismatched'):
+    label = f'{label_of(config)}, {what} of another'
+    counts = [steps for steps in settings.steps if steps in FEW]
+    for entry in rows(label, params, config.steps, settings.sampler, counts):
+      out.append(entry._replace(sample=mismatched(entry.sample, EXCHANGED[what])))
   for other in beside.shipped(config, 'weights'):
     tree, updates = beside.weights(other, experiment.abstract.params)
     out += rows(other['label'], tree, updates, other['sampler'], other['steps'])
@@ -122,6 +130,16 @@ def entries(experiment, config, params) -> list[Entry]:
   trivial = {settings.condition_row: condition} if settings.condition_row else {}
   trivial['autoencoder of the truth'] = through
   return out + [Entry(label, None, None, None, sample) for label, sample in trivial.items()]
+
+
+def mismatched(sample: Callable, names: Sequence[str]) -> Callable:
+  """Samples each example with these arrays of the example before it in the batch."""
+
+  def run(batch, number):
+    others = {name: np.roll(batch[name], 1, 0) for name in names if name in batch}
+    return sample(batch | others, number)
+
+  return run
 
 
 def label_of(config) -> str:
@@ -171,6 +189,11 @@ def notes(config, rows: list[dict], rival: str | None) -> list[str]:
       f'{rival}: {UNDISTILLED}, the same network trained without distillation. It was measured '
       'once, on the same held-out examples and on another computer, so that no time is given; a '
       'step of it takes as long as one of ours.'
+    )
+  if what := config.evaluation.get('mismatched'):
+    out.append(
+      f'{label_of(config)}, {what} of another: sampled with the {what} of another example and '
+      'compared with its own truth. What this row loses is what the images owe to their own.'
     )
   if count < MANY:
     out.append(

@@ -74,6 +74,7 @@ OMITTABLE = (
   'data.held_out',
   'data.joint_dropout',
   'data.condition_dropout',
+  'evaluation.mismatched',
   'optimizer.warmup',
   'optimizer.hold',
   'optimizer.weight_decay',
@@ -140,6 +141,9 @@ FIELDS = {
   'evaluation.count': whole(1),
   'evaluation.batch_size': whole(1),
   'evaluation.steps': COUNTS,
+  'evaluation.mismatched': Field(
+    object, fine=(None, 'condition', 'text').__contains__, words="'condition', 'text' or None"
+  ),
 }
 
 

@@ -130,3 +130,13 @@ def test_the_shipped_weights_measure_what_the_results_say(task, tmp_path):
     # The files are float16, what was documented float32.
     assert row['lpips'] == pytest.approx(said['lpips'], rel=0.02)
     assert row['frechet'] == pytest.approx(said['frechet'], rel=0.02)
+
+
+def test_examples_exchange_what_a_row_is_about_and_keep_their_truth():
+  seen = []
+  sample = report.mismatched(lambda batch, number: seen.append(batch), ('condition', 'mask'))
+  batch = dict(image=np.arange(3), condition=np.arange(3), tokens=np.arange(3))
+  sample(batch, 0)
+  assert {name: array.tolist() for name, array in seen[0].items()} == dict(
+    image=[0, 1, 2], condition=[2, 0, 1], tokens=[0, 1, 2]
+  )
