@@ -1,8 +1,8 @@
 """Owns random crops: all aligned arrays of an example are cut and flipped alike."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -10,22 +10,14 @@ import numpy as np
 from cdd.core.errors import UserError
 from cdd.core.words import quoted
 from cdd.data.images import Unreadable
+from cdd.data.skips import Skips, TooSmall
 
 SCALES = (1200, 800, 533, 356, 237)  # Long sides in pixels.
 FLAT = 14.0  # A crop whose channels' standard deviation is below this, of 255, counts as flat.
 TRIES = 10
 DRAWS = 1000  # Examples in a row that cannot be used, before one that can is given up.
 LARGEST = 2**16  # Pixels of a side.
-
-
-class TooSmall(Unreadable):
-  """An example that is smaller than a crop of it; `size` is its (width, height) in pixels."""
-
-  def __init__(self, width: int, height: int, crop: int | Sequence[int]):
-    tall, wide = sides(crop)
-    asked = f'{tall}' if tall == wide else f'{wide}x{tall}'
-    super().__init__(f'{width}x{height} pixels, smaller than a crop of {asked}')
-    self.size = width, height
+REMEMBERED = 100_000  # Examples that a process knows it cannot use.
 
 
 class Whole(Protocol):
@@ -70,7 +62,7 @@ def sizes(width: int, height: int, crop: int | Sequence[int]) -> list[tuple[int,
     if fits and (not levels or levels[-1][1] > 1.2 * scaled[1]):
       levels.append(scaled)
   if not levels:
-    raise TooSmall(width, height, crop)
+    raise TooSmall(width, height, f'{tall}' if tall == wide else f'{wide}x{tall}')
   return levels
 
 
@@ -116,12 +108,20 @@ def flip(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 class RandomCrops:
   """Endless crops of whole examples; `[i]` depends on the examples, the seed and i alone.
 
-  Attributes:
-    skipped: name -> why, of the examples that could not be used, as far as it has been seen.
+  Examples that cannot be used are passed over.
   """
 
   def __init__(
-    self, examples: Sequence[Whole], *, size, seed, length, label, flip=True, skipped=()
+    self,
+    examples: Sequence[Whole],
+    *,
+    size,
+    seed,
+    length,
+    label,
+    flip=True,
+    max_skipped=1.0,
+    skipped=(),
   ):
     """Checks what is asked.
 
@@ -130,7 +130,8 @@ class RandomCrops:
       length: how many crops there are.
       label: what messages call the source.
       flip: mirrors half of the crops.
-      skipped: what is known not to be usable, and is not among the examples.
+      max_skipped: the share of damaged examples among those drawn that is borne.
+      skipped: name -> why, of what is known not to be usable, and is not among the examples.
 
     Raises:
       UserError: one of the numbers is out of range.
@@ -138,8 +139,17 @@ class RandomCrops:
     check(size=size, seed=seed, length=length)
     self._examples, self._size = examples, sides(size)
     self._seed, self._length, self._label, self._flip = seed, length, label, flip
-    self.skipped = {name: str(reason) for name, reason in dict(skipped).items()}
-    self._bad = {}  # Number of an example -> its name: it is not read again.
+    self._skips = Skips(label, max_skipped, skipped)
+    self._bad = {}  # Number of an example that is not read again -> what `Skips.add` takes.
+
+  @property
+  def skipped(self) -> dict[str, str]:
+    """Name -> why, of the examples that could not be used, as far as this process has seen."""
+    return self._skips.reasons
+
+  def list_skipped(self, path: Path) -> None:
+    """Lists what is damaged in a file (`skips.Listing`), in worker processes too."""
+    self._skips.list_in(path)
 
   def __len__(self):
     return self._length
@@ -152,7 +162,7 @@ class RandomCrops:
 
     Raises:
       IndexError: the index is beyond the length.
-      UserError: no example can be used.
+      UserError: no example can be used, or too many are damaged.
     """
     index = int(index)
     if not 0 <= index < self._length:
@@ -162,16 +172,18 @@ class RandomCrops:
       rng = np.random.default_rng((self._seed, index, draw) if draw else (self._seed, index))
       number = int(rng.integers(len(self._examples)))
       if number in self._bad:
-        if len(self._bad) == len(self._examples):
-          break
-        continue
-      chosen = self._examples[number]
-      try:
-        arrays, caption = self._structured_crop(chosen, rng), one_of(chosen.caption, rng)
-      except Unreadable as error:  # The header may have been sound; another takes its place.
-        self._skip(number, chosen.name, str(error))
+        self._skips.again(*self._bad[number])
       else:
-        return dict({name: as_float(a) for name, a in arrays.items()}, caption=caption)
+        chosen = self._examples[number]
+        try:
+          arrays, caption = self._structured_crop(chosen, rng), one_of(chosen.caption, rng)
+        except Unreadable as error:  # The header may have been sound; another takes its place.
+          self._skip(number, chosen.name, str(error), isinstance(error, TooSmall))
+        else:
+          self._skips.used()
+          return dict({name: as_float(a) for name, a in arrays.items()}, caption=caption)
+      if len(self._bad) == len(self._examples):
+        break
     name, reason = next(reversed(self.skipped.items()))
     raise UserError(f'No example of {self} can be used, {quoted(name)} being the last: {reason}.')
 
@@ -195,11 +207,10 @@ class RandomCrops:
     original = chosen.sizes[0][::-1]
     return dict(arrays, sizes=np.float32([*original, top, left, tall, wide]))
 
-  def _skip(self, number, name, reason):
-    self._bad[number] = name
-    if name not in self.skipped:
-      logging.warning('Skipped %s of %s: %s.', quoted(name, 200), self, reason)
-      self.skipped[name] = reason
+  def _skip(self, number: int, *why):
+    if len(self._bad) < REMEMBERED:
+      self._bad[number] = why
+    self._skips.add(*why)
 
   def __repr__(self):
     return self._label

@@ -55,7 +55,7 @@ class Experiment(NamedTuple):
 
 def experiment(config, workdir: Path) -> Experiment:
   """Everything that `config` describes; nothing is trained yet."""
-  stream = streams.training(config)
+  stream = streams.training(config, workdir)
   mesh = sharding.make_mesh(**config.mesh)
   texts = streams.captions(stream.source)
   prior = priors.load(config.prior, workdir, texts, place=placing(config, mesh))
@@ -79,7 +79,7 @@ def experiment(config, workdir: Path) -> Experiment:
     abstract=step.abstract,
     step=lambda state, batch: step.update(state, frozen, batch, rng),
     batches=streams.batches(config, stream, tokenize, mesh),
-    held_out=streams.held_out(config, tokenize),
+    held_out=streams.held_out(config, tokenize, workdir),
     sample=sampling(networks, frozen, mesh),
     reconstruct=reconstruction(networks, frozen, mesh),
     mesh=mesh,

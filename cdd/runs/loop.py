@@ -12,7 +12,7 @@ from cdd.core import files, hosts
 from cdd.core.errors import UserError
 from cdd.reports import grid
 from cdd.runs import config as configs
-from cdd.runs import export, report, schema
+from cdd.runs import export, report, schema, streams
 from cdd.runs.experiment import experiment
 from cdd.runs.objective import method_of
 from cdd.training import checkpoint, sharding
@@ -51,6 +51,8 @@ def trained(config, workdir: Path) -> None:
   if jax.process_index() == 0:
     configs.write(config, workdir)
   state = fit(bound, config, workdir, changed)
+  if jax.process_index() == 0 and (said := streams.said_of_skipped(workdir)):
+    print(said, flush=True)
   if state is None:
     return
   export.export(bound, config, state.evaluated, workdir / 'export')

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from cdd.core import trees
 from cdd.core.errors import UserError
 from cdd.core.registry import make
+from cdd.core.words import counted
 from cdd.data import SOURCES, TASKS, cache, pipeline
 from cdd.data.prepared import Prepared
 from cdd.models.networks import Networks
@@ -33,13 +34,31 @@ class Stream(NamedTuple):
   tokenize: Callable | None = None
 
 
-def training(config) -> Stream:
-  """The examples that a run trains on."""
+def training(config, workdir: Path | None = None) -> Stream:
+  """The examples that a run trains on; those that are damaged are listed in its workdir."""
   task = make(TASKS, config.data.task, 'task')
-  source = make(SOURCES, config.data.source, 'source', task.needs)
+  source = listing(make(SOURCES, config.data.source, 'source', task.needs), workdir)
   if isinstance(source, Prepared):
     return Stream(source, source.draw, source.no_prompt)
   return Stream(source, task.example)
+
+
+def listing(source, workdir: Path | None):
+  """A source that lists what is damaged in skipped.jsonl of a workdir, if it can be.
+
+  Process n > 0 has its own file, skipped_n.jsonl: a shared disk need not order what two append.
+  """
+  if workdir is not None and hasattr(source, 'list_skipped'):
+    process = jax.process_index()
+    source.list_skipped(workdir / (f'skipped_{process}.jsonl' if process else 'skipped.jsonl'))
+  return source
+
+
+def said_of_skipped(workdir: Path) -> str:
+  """How many examples are listed as damaged in a workdir; empty if none is."""
+  counts = [len(path.read_text().splitlines()) for path in workdir.glob('skipped*.jsonl')]
+  listed = counted(sum(counts), 'damaged example')
+  return f'Skipped {listed}; see skipped.jsonl in {workdir}.' if counts else ''
 
 
 def captions(source, most: int = 4000):
@@ -75,13 +94,15 @@ def dropout(settings) -> pipeline.Dropout:
   return pipeline.Dropout(*shares.values())
 
 
-def held_out(config, tokenize: Callable) -> Callable[[int, int], list[dict]]:
+def held_out(
+  config, tokenize: Callable, workdir: Path | None = None
+) -> Callable[[int, int], list[dict]]:
   """(count, batch_size) -> the first held-out examples in fixed batches, alike for all seeds.
 
   The source is made here, once: a folder's headers are read, and warned of, once per run.
   """
   task = make(TASKS, config.data.task, 'task')
-  source = make(SOURCES, config.data.held_out, 'source', task.needs)
+  source = listing(make(SOURCES, config.data.held_out, 'source', task.needs), workdir)
 
   def batches(count: int, batch_size: int) -> list[dict]:
     settings = dict(batch_size=batch_size, seed=0, count=count)

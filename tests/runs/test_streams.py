@@ -28,3 +28,19 @@ def test_the_headers_of_held_out_images_are_read_and_warned_of_once_per_run(
   assert sum('broken.png' in record.getMessage() for record in caplog.records) == 1
   for again in previews[1:]:
     np.testing.assert_array_equal(again[1]['image'], previews[0][1]['image'])
+
+
+def test_damaged_examples_are_listed_and_counted_in_the_workdir(tmp_path):
+  for index in range(3):
+    Image.effect_noise((20, 20), 80).convert('RGB').save(tmp_path / f'{index}.png')
+  (tmp_path / 'broken.png').write_text('no image')
+  source = dict(name='image_folder', path=str(tmp_path), size=8)
+  data = SimpleNamespace(task=dict(name='text_to_image'), source=source, held_out=source)
+  workdir = tmp_path / 'run'
+  assert streams.said_of_skipped(workdir) == ''
+  for _ in range(2):  # A run and its resumption.
+    streams.training(SimpleNamespace(data=data), workdir)
+    streams.held_out(SimpleNamespace(data=data), lambda text: {}, workdir)
+  (line,) = (workdir / 'skipped.jsonl').read_text().splitlines()
+  assert '"broken.png"' in line and 'no image' in line
+  assert streams.said_of_skipped(workdir).startswith('Skipped 1 damaged example; see skipped.jsonl')

@@ -34,6 +34,7 @@ def array_record(
   columns: Mapping | None = None,
   background: str | Sequence[int] = 'white',
   flip: bool = True,
+  max_skipped: float = 0.1,
 ):
   """Random crops of the images in ArrayRecord files, which grain reads fastest.
 
@@ -49,6 +50,7 @@ def array_record(
     columns: name of an array ('image', 'depth', ...) -> its name in the records, if it is another.
     background: what lies behind transparent pixels: a colour's name, #rrggbb, or (r, g, b).
     flip: mirrors half of the crops.
+    max_skipped: the share of damaged examples that is skipped; more are an error.
 
   Raises:
     UserError: no such file, one that is damaged or holds other records, no array that the task
@@ -72,7 +74,9 @@ def array_record(
     settings = dict(columns=columns, caption_column=caption_column)
     found = fields.of_records(name, list(first), needs, **settings)
   rows = Rows(files, counts, found, size, colour)
-  return records.crops(rows, name, size=size, seed=seed, length=length, flip=flip)
+  return records.crops(
+    rows, name, size=size, seed=seed, length=length, flip=flip, max_skipped=max_skipped
+  )
 
 
 class Rows:

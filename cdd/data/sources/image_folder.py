@@ -11,12 +11,13 @@ from cdd.core.errors import UserError
 from cdd.core.places import Place
 from cdd.core.registry import choose
 from cdd.core.words import counted, quoted
-from cdd.data import arrays, images, transforms
+from cdd.data import arrays, images, skips, transforms
 from cdd.data.sources import beside, layouts, pictures
 from cdd.data.sources.needs import refuse_others
 
 PARTS = ('train', 'test')
 EACH = 20  # Of so many examples one is held out.
+FEW = 100  # Of fewer images, so many damaged ones are borne as of these.
 
 
 def image_folder(
@@ -33,6 +34,7 @@ def image_folder(
   columns: Mapping | None = None,
   background: str | Sequence[int] = 'white',
   flip: bool = True,
+  max_skipped: float = 0.1,
 ):
   """Random crops of the images of a folder, which may be larger than memory, and of their arrays.
 
@@ -54,6 +56,7 @@ def image_folder(
       paths, where it is not called so.
     background: what lies behind transparent pixels: a colour's name, #rrggbb, or (r, g, b).
     flip: mirrors half of the crops.
+    max_skipped: the share of damaged examples that is skipped; more are an error.
 
   Raises:
     UserError: there is no such folder, no image in it that can be read and holds a crop, nothing of
@@ -73,12 +76,20 @@ def image_folder(
     examples, skipped = Rows(folder, rows, needs, size, colour), {}
   else:
     examples, skipped = sorted_out(folder, rows, needs, size, colour)
+    refuse_damaged(folder, skipped, len(rows), max_skipped)
   if not examples:
     raise UserError(none_left(folder, split, size, skipped))
   name = PurePosixPath(str(folder)).name
   label = f'image_folder({name!r}, split={split!r}, size={size}, seed={seed})'
   return transforms.RandomCrops(
-    examples, size=size, seed=seed, length=length, label=label, flip=flip, skipped=skipped
+    examples,
+    size=size,
+    seed=seed,
+    length=length,
+    label=label,
+    flip=flip,
+    max_skipped=max_skipped,
+    skipped=skipped,
   )
 
 
@@ -176,10 +187,26 @@ def sorted_out(
   return examples, skipped
 
 
+def refuse_damaged(folder: Path, skipped: Mapping, count: int, most: float) -> None:
+  """Refuses a folder of whose images too many are damaged, as far as their headers tell.
+
+  Raises:
+    UserError: says how many, and why the first is.
+  """
+  skips.check(most)
+  damaged = {name: e for name, e in skipped.items() if not isinstance(e, skips.TooSmall)}
+  if damaged and len(damaged) < count and skips.over(len(damaged), count, most, FEW):
+    name, reason = next(iter(damaged.items()))
+    raise UserError(
+      f'{len(damaged)} of {counted(count, "image")} in {folder} cannot be read, more than the '
+      f'share of {most:g} that max_skipped allows; {quoted(name)} is the first: {reason}.'
+    )
+
+
 def none_left(folder: Place, split: str | None, size, skipped: Mapping[str, Exception]) -> str:
   """The message of a folder without an image that holds a crop, and what to do about it."""
   where = f'image{f" of split {split!r}" if split else ""} in {str(folder)!r}'
-  small = [error for error in skipped.values() if isinstance(error, transforms.TooSmall)]
+  small = [error for error in skipped.values() if isinstance(error, skips.TooSmall)]
   if small:
     width, height = largest = max((error.size for error in small), key=min)
     others = len(skipped) - len(small)

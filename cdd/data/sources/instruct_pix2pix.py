@@ -30,6 +30,7 @@ def instruct_pix2pix(
   seed: int = 0,
   length: int = 10_000_000,
   flip: bool = True,
+  max_skipped: float = 0.1,
 ):
   """Random crops of the pairs that InstructPix2Pix was trained on, in the layout of its download.
 
@@ -44,6 +45,7 @@ def instruct_pix2pix(
     split: 'train', 'val' or 'test': the first .9, the next .05 and the last .05 of the prompts.
     flip: mirrors half of the crops; the two images of a pair alike, but not 'left' and 'right' in
       its instruction.
+    max_skipped: the share of damaged examples that is skipped; more are an error.
 
   Raises:
     UserError: no such folder or split, or a mistake in seeds.json or in a setting.

@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from numbers import Real
+from pathlib import Path
 
 from cdd.core.errors import UserError
-from cdd.core.registry import bind
+from cdd.core.registry import make
 
 LONGEST = 10_000  # Examples of a round, after which the order of the sources repeats.
 
@@ -36,6 +37,18 @@ class Mixture:
     turn, place = divmod(int(index), len(self._order))
     which = self._order[place]
     return self._sources[which][turn * self._shares[which] + self._places[place]]
+
+  @property
+  def skipped(self) -> dict[str, str]:
+    """Name -> why, of the examples of all sources that could not be used."""
+    each = (getattr(source, 'skipped', {}) for source in self._sources)
+    return {name: reason for reasons in each for name, reason in reasons.items()}
+
+  def list_skipped(self, path: Path) -> None:
+    """Lists what is damaged of every source in a file (`skips.Listing`)."""
+    for source in self._sources:
+      if hasattr(source, 'list_skipped'):
+        source.list_skipped(path)
 
   def __repr__(self):
     shares = '' if len(set(self._shares)) == 1 else f', shares={self._shares}'
@@ -77,7 +90,7 @@ def mixture(
   from cdd.data.sources import SOURCES  # The table holds this function.
 
   shares = whole(weights, len(sources))
-  return Mixture([bind(SOURCES, spec, 'source')(needs) for spec in sources], shares)
+  return Mixture([make(SOURCES, spec, 'source', needs) for spec in sources], shares)
 
 
 def whole(weights: Sequence | None, count: int) -> list[int]:

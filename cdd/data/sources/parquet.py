@@ -30,6 +30,7 @@ def parquet(
   columns: Mapping | None = None,
   background: str | Sequence[int] = 'white',
   flip: bool = True,
+  max_skipped: float = 0.1,
 ):
   """Random crops of the images in the rows of Parquet or Arrow files.
 
@@ -46,6 +47,7 @@ def parquet(
     columns: name of an array ('image', 'depth', ...) -> its column, where it is not called so.
     background: what lies behind transparent pixels: a colour's name, #rrggbb, or (r, g, b).
     flip: mirrors half of the crops.
+    max_skipped: the share of damaged examples that is skipped; more are an error.
 
   Raises:
     UserError: no such file, one that is damaged, a column that is missing, or a bad setting.
@@ -59,7 +61,9 @@ def parquet(
   found = [fields.of_records(file.path, _columns(file), needs, **settings) for file in files]
   rows = Rows(files, groups, found, size, colour)
   name = records.called('parquet', files)
-  return records.crops(rows, name, size=size, seed=seed, length=length, flip=flip)
+  return records.crops(
+    rows, name, size=size, seed=seed, length=length, flip=flip, max_skipped=max_skipped
+  )
 
 
 class Rows:

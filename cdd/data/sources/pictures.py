@@ -88,7 +88,7 @@ def measured(files: Mapping[str, File], crop: int | Sequence[int]) -> list[tuple
 
   Raises:
     images.Unreadable: a file is missing or damaged, or of another aspect ratio than the image.
-    transforms.TooSmall: the image is smaller than a crop.
+    skips.TooSmall: the image is smaller than a crop.
   """
   width, height = arrays.size(files['image'], 'image')
   levels = transforms.sizes(width, height, crop)

@@ -75,7 +75,7 @@ def spelled_out(pattern: str) -> list[str]:
 
 
 def crops(
-  examples: Sequence[transforms.Whole], name: str, *, size, seed, length, flip
+  examples: Sequence[transforms.Whole], name: str, *, size, seed, length, flip, max_skipped
 ) -> transforms.RandomCrops:
   """Random crops of records, each read when it is drawn.
 
@@ -87,7 +87,7 @@ def crops(
     raise UserError(f'{name} has no records.')
   label = f'{name} (size={size}, seed={seed})'
   return transforms.RandomCrops(
-    examples, size=size, seed=seed, length=length, label=label, flip=flip
+    examples, size=size, seed=seed, length=length, label=label, flip=flip, max_skipped=max_skipped
   )
 
 

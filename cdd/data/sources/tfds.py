@@ -25,6 +25,7 @@ def tfds(
   columns: Mapping | None = None,
   background: str | Sequence[int] = 'white',
   flip: bool = True,
+  max_skipped: float = 0.1,
 ):
   """Random crops of the images of a data set that was prepared by TensorFlow Datasets.
 
@@ -41,6 +42,7 @@ def tfds(
     columns: name of an array ('image', 'depth', ...) -> its feature, where it is not called so.
     background: what lies behind transparent pixels: a colour's name, #rrggbb, or (r, g, b).
     flip: mirrors half of the crops.
+    max_skipped: the share of damaged examples that is skipped; more are an error.
 
   Raises:
     UserError: the data set is not there or in another format, has no such split, lacks an array
@@ -53,7 +55,9 @@ def tfds(
   found = fields.of_records(f'tfds {dataset!r}', features, needs, **settings)
   rows = Rows((dataset, data_dir, split), found, size, colour)
   name = f'tfds({dataset!r}, split={split!r})'
-  return records.crops(rows, name, size=size, seed=seed, length=length, flip=flip)
+  return records.crops(
+    rows, name, size=size, seed=seed, length=length, flip=flip, max_skipped=max_skipped
+  )
 
 
 class Rows:

@@ -26,6 +26,7 @@ def webdataset(
   columns: Mapping | None = None,
   background: str | Sequence[int] = 'white',
   flip: bool = True,
+  max_skipped: float = 0.1,
 ):
   """Random crops of the images in tar shards; the members of a sample share their name's beginning.
 
@@ -43,6 +44,7 @@ def webdataset(
       members, as dict(depth='midas.png').
     background: what lies behind transparent pixels: a colour's name, #rrggbb, or (r, g, b).
     flip: mirrors half of the crops.
+    max_skipped: the share of damaged examples that is skipped; more are an error.
 
   Raises:
     UserError: no such shard, one that is compressed or no tar file, no array that the task reads in
@@ -57,7 +59,9 @@ def webdataset(
   name = records.called('webdataset', parts)
   if len(samples):
     samples.check(name)
-  return records.crops(samples, name, size=size, seed=seed, length=length, flip=flip)
+  return records.crops(
+    samples, name, size=size, seed=seed, length=length, flip=flip, max_skipped=max_skipped
+  )
 
 
 class Samples:
