@@ -33,13 +33,17 @@ TRUTH = (
 
 
 class Entry(NamedTuple):
-  """A row to measure: a method at a number of steps, how it samples, and how long it trained."""
+  """A row to measure: a method at a number of steps, how it samples, and how long it trained.
+
+  `drawn` says whether its images are shown.
+  """
 
   method: str
   steps: int | None
   sampler: str | None
   updates: int | None
   sample: Callable[[dict, int], np.ndarray]
+  drawn: bool = True
 
 
 def preview(experiment, config, params) -> tuple[dict, float]:
@@ -70,7 +74,7 @@ def evaluate(experiment, config, params, workdir: Path) -> list[dict]:
     row, images = measure(entry.sample, batches, metrics, first=pictures.EXAMPLES)
     fields = dict(steps=entry.steps, sampler=entry.sampler, updates=entry.updates)
     rows.append(dict(method=entry.method, **fields, **row))
-    if entry.steps:
+    if entry.steps and entry.drawn:
       shown[entry.method, entry.steps] = images
     if main:
       print(line(rows[-1]), flush=True)
@@ -116,7 +120,8 @@ def entries(experiment, config, params) -> list[Entry]:
     label = f'{label_of(config)}, {what} of another'
     counts = [steps for steps in settings.steps if steps in FEW]
     for entry in rows(label, params, config.steps, settings.sampler, counts):
-      out.append(entry._replace(sample=mismatched(entry.sample, EXCHANGED[what])))
+      sample = mismatched(entry.sample, EXCHANGED[what])
+      out.append(entry._replace(sample=sample, drawn=False))
   for other in beside.shipped(config, 'weights'):
     tree, updates = beside.weights(other, experiment.abstract.params)
     out += rows(other['label'], tree, updates, other['sampler'], other['steps'])

@@ -102,7 +102,8 @@ def test_every_process_samples_and_process_0_alone_writes(process, tmp_path, mon
   rows = report.evaluate(bound, config, None, tmp_path)
   assert {*calls} == {('consistency', 1), ('consistency', 4)}
   methods = [*dict.fromkeys(row['method'] for row in rows)]
-  assert methods == ['ours', 'finetune (shipped)', 'condition', 'autoencoder of the truth']
+  others = 'ours, condition of another'
+  assert methods == ['ours', others, 'finetune (shipped)', 'condition', 'autoencoder of the truth']
   error = np.float64((0.1 * batch['image']) ** 2).mean((1, 2, 3))
   assert rows[0]['psnr'] == pytest.approx(float((-10 * np.log10(error)).mean()), rel=1e-4)
   written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*') if p.is_file()}
