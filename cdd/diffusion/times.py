@@ -61,7 +61,20 @@ def linspace(num_steps: int, steps: int, offset: int = 0) -> list[int]:
   return [1 + round((num_steps - 1) * (1 - i / gaps)) for i in range(steps)]
 
 
-SPACINGS = dict(leading=leading, linspace=linspace, trailing=trailing)
+def lcm(num_steps: int, steps: int, offset: int = 0) -> list[int]:
+  """Of the 50 times at which latent consistency models are trained, T among them, an even choice.
+
+  Raises:
+    UserError: more steps than that.
+  """
+  trained = min(LCM_TIMES, num_steps)
+  if steps > trained:
+    raise UserError(f"Cannot sample in {steps} steps with the spacing 'lcm'; choose 1..{trained}.")
+  return [(trained - trained * i // steps) * (num_steps // trained) for i in range(steps)]
+
+
+LCM_TIMES = 50  # diffusers' original_inference_steps.
+SPACINGS = dict(lcm=lcm, leading=leading, linspace=linspace, trailing=trailing)
 
 
 class Timesteps(NamedTuple):
@@ -70,7 +83,7 @@ class Timesteps(NamedTuple):
   diffusers counts its timesteps from 0: its index i is our t = i + 1, as our t = 0 is no noise.
 
   Attributes:
-    spacing: one of SPACINGS, diffusers' `timestep_spacing`.
+    spacing: one of SPACINGS: diffusers' `timestep_spacing`, or 'lcm', that of its LCMScheduler.
     offset: added to the times of 'leading', diffusers' `steps_offset`.
     last: where sampling ends. 0: the last prediction x̂; 1: the level of the first timestep, which
       keeps a little noise (`set_alpha_to_one=False`).

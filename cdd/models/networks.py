@@ -11,7 +11,7 @@ from cdd.core import trees
 from cdd.core.types import Array, Condition, Denoise, Params, Text
 from cdd.diffusion import guidance, parametrizations, schedules, tiles
 from cdd.models import text as texts
-from cdd.models.guide import Guide
+from cdd.models.guide import Given, Guide
 from cdd.models.strength import Strength
 from cdd.models.unet import Time
 
@@ -31,6 +31,7 @@ class Networks(NamedTuple):
     reads: what the adapter reads of an example: its name -> its space, an entry of SPACES.
     counts: the numbers of steps that a U-Net which is given its step was trained for; () if it is
       not given one.
+    reads_guidance: whether the U-Net is given the guidance scale in place of its step (LCM).
     has_strength: whether the strength of the adapter can be chosen.
     zero_empty: whether no prompt is states of zeros (SDXL), not those of the empty text.
   """
@@ -47,6 +48,7 @@ class Networks(NamedTuple):
   channels: int
   reads: Mapping[str, str]
   counts: tuple[int, ...] = ()
+  reads_guidance: bool = False
   zero_empty: bool = False
   has_strength: bool = False
 
@@ -147,7 +149,7 @@ class Networks(NamedTuple):
     params: Params,
     c: Condition,
     *,
-    guide: Guide | None = None,
+    guide: Guide | Given | None = None,
     tiling: tiles.Tiling | None = None,
     strength: Strength | None = None,
   ) -> Denoise:
@@ -155,7 +157,8 @@ class Networks(NamedTuple):
 
     Args:
       strength: of the adapter, if it is not 1 at all times.
-      guide: guidance, two or three predictions in one call of the network; None is one prediction.
+      guide: guidance, two or three predictions in one call of the network, or one that is given the
+        scale; None is one prediction.
       tiling: predicts in tiles, with the condition cut alike.
     """
     if tiling is None:
@@ -175,7 +178,9 @@ class Networks(NamedTuple):
 
     return denoise
 
-  def _bind(self, params: Params, guide: Guide | None, c: Condition) -> tuple[Condition, Any]:
+  def _bind(
+    self, params: Params, guide: Guide | Given | None, c: Condition
+  ) -> tuple[Condition, Any]:
     """The conditions of all predictions, concatenated, and what the adapter makes of them."""
     conditions = c if guide is None else guidance.concatenate(guide.views(c))
     return conditions, self.adapted(params, 'hints', conditions)
@@ -191,14 +196,18 @@ class Denoiser(NamedTuple):
 
   networks: Networks
   params: Params
-  guide: Guide | None
+  guide: Guide | Given | None
   condition: Condition
   hints: Any
   strength: Strength | None = None
 
   def __call__(self, z: Array, t: Array, s: Array | None) -> Array:
     names = ('conditional',) if self.guide is None else self.guide.names
-    time = Time(schedules.index(t)[:, 0, 0, 0], None if s is None else (t - s)[:, 0, 0, 0])
+    time = Time(schedules.index(t)[:, 0, 0, 0])
+    if isinstance(self.guide, Given):
+      time = time._replace(guidance=jnp.full(len(t), self.guide.scale, jnp.float32))
+    elif not (s is None or self.networks.reads_guidance):
+      time = time._replace(step=(t - s)[:, 0, 0, 0])
     of_step = (time,) if self.strength is None else (time, self.strength.at(t))
     batch, of_step = (guidance.concatenate(dict.fromkeys(names, tree)) for tree in (z, of_step))
     bound = (batch, self.condition, self.hints)

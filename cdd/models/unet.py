@@ -34,8 +34,8 @@ class UNetConfig(NamedTuple):
     addition_embed_type: 'text_time': the pooled text and the sizes are added to the time (SDXL).
     addition_time_embed_dim: channels of the sinusoids of each size.
     projection_class_embeddings_input_dim: channels of the pooled text and of all sinusoids.
-    time_cond_proj_dim: channels of the sinusoids of the step that the network is given; None: it is
-      not given one.
+    time_cond_proj_dim: channels of the sinusoids of the step, or of the guidance scale (LCM), that
+      the network is given; None: it is not given one.
   """
 
   in_channels: int = 4
@@ -103,10 +103,20 @@ class Time(NamedTuple):
   Attributes:
     index: [b] the backbone's time index (t - 1).
     step: [b] the size of the step that it is for, t - s; 0, or None for all: no step is given.
+    guidance: [b] the scale of the guidance that the network is given in place of a step (LCM).
   """
 
   index: Array
   step: Array | None = None
+  guidance: Array | None = None
+
+
+def guidance_sinusoid(scale: Array, channels: int) -> Array:
+  """The embedding [b, channels] of guidance scales [b], as diffusers' pipelines give it to an LCM.
+
+  It is get_guidance_scale_embedding of scale − 1.
+  """
+  return sinusoid(1000 * (scale - 1), channels, flip=False, shift=1)
 
 
 def step_sinusoid(step: Array, channels: int) -> Array:
@@ -258,7 +268,9 @@ class Encoder(nnx.Module):
     config = self.config
     settings = dict(flip=config.flip_sin_to_cos, shift=config.freq_shift)
     waves, step = sinusoid(time.index, config.block_out_channels[0], **settings), None
-    if config.time_cond_proj_dim and time.step is not None:
+    if config.time_cond_proj_dim and time.guidance is not None:
+      step = guidance_sinusoid(time.guidance, config.time_cond_proj_dim)
+    elif config.time_cond_proj_dim and time.step is not None:
       step = step_sinusoid(time.step, config.time_cond_proj_dim)
     emb = self.time_embedding(waves, step)
     if not config.addition_embed_type:

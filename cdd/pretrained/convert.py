@@ -83,8 +83,9 @@ def of_run(found: locate.Found, target: Path, *, dtype, max_shard_size: int) -> 
   adapter = trees.select(everything, 'adapter')
   if adapter and all(path.startswith('adapter.') for path in train):
     return of_adapter(spec, adapter, target, dtype=dtype)
-  pipeline = prior._replace(params=everything, scheduler=scheduler.of_run(prior.scheduler))
-  pipeline = pipeline._replace(configs={**prior.configs, 'unet': widened(prior, everything)})
+  pipeline = diffusers.of_params(prior, everything)
+  counts = tuple(config.method.get('counts', prior.counts))
+  pipeline = pipeline._replace(scheduler=scheduler.of_run(prior.scheduler), counts=counts)
   with files.atomic(target) as new:
     diffusers.save(pipeline, new, dtype=dtype, max_shard_size=max_shard_size)
     if adapter:
@@ -93,8 +94,3 @@ def of_run(found: locate.Found, target: Path, *, dtype, max_shard_size: int) -> 
   if not adapter:
     return name
   return f'{name}, and {adapter_folders.LAYOUTS[spec.name].kind} in {spec.name}/'
-
-
-def widened(prior: diffusers.Pretrained, params):
-  """The config of the U-Net, which an adapter may have given more input channels."""
-  return prior.configs['unet']._replace(in_channels=params['unet.conv_in.kernel'].shape[2])

@@ -36,6 +36,9 @@ class Pretrained(NamedTuple):
     fields: component -> its config.json as it was read.
     index: model_index.json as it was read.
     extras: components of the folder that are not read, as its safety_checker.
+    counts: the numbers of steps that a U-Net which is given its step was trained for; (): it is not
+      given one, or the guidance scale in its place (LCM). In a folder it is the field STEPS of
+      unet/config.json, which diffusers ignores.
   """
 
   configs: Mapping[str, Any]
@@ -45,6 +48,10 @@ class Pretrained(NamedTuple):
   fields: Mapping[str, Mapping[str, Any]] = {}
   index: Mapping[str, Any] = {}
   extras: tuple[str, ...] = ()
+  counts: tuple[int, ...] = ()
+
+
+STEPS = '_step_counts'
 
 
 def load(
@@ -86,6 +93,7 @@ def load(
     fields,
     index,
     tuple(sorted(listed - {*known})),
+    tuple(fields.get('unet', {}).get(STEPS, ())),
   )
 
 
@@ -190,6 +198,8 @@ def save(
     for component, config in pretrained.configs.items():
       (new / component).mkdir()
       fields = written(component, config, pretrained.fields.get(component, {}), dtype)
+      if component == 'unet' and pretrained.counts:
+        fields[STEPS] = list(pretrained.counts)
       files.write_json(new / component / 'config.json', fields)
       weights.write(
         new / component,
@@ -204,6 +214,21 @@ def save(
     for name, source in pretrained.tokenizers.items():
       shutil.copytree(source, new / name)
     files.write_json(new / 'model_index.json', new_index(pretrained))
+
+
+def of_params(pretrained: Pretrained, params: Params) -> Pretrained:
+  """The same with trained parameters, and the config of a U-Net that reads more than it did.
+
+  An adapter may have given it further input channels, and a method its step.
+  """
+  configs = dict(pretrained.configs)
+  if 'unet' in configs:
+    step = params.get('unet.time_embedding.cond_proj.kernel')
+    configs['unet'] = configs['unet']._replace(
+      in_channels=params['unet.conv_in.kernel'].shape[2],
+      time_cond_proj_dim=None if step is None else step.shape[0],
+    )
+  return pretrained._replace(configs=configs, params=params)
 
 
 def unshifted(pretrained: Pretrained) -> Pretrained:

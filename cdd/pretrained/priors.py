@@ -130,6 +130,9 @@ def networks(
 ) -> tuple[Networks, Params]:
   """The networks of a prior with the adapter that a config names, and the parameters it adds.
 
+  A U-Net that is given something beside the time, and was not trained here to be given its step, is
+  an LCM's, which is given the guidance scale.
+
   Args:
     spec: `config.model`: adapter, dtype, remat and step_channels.
     counts: the numbers of steps that they are trained for, `config.method.counts`.
@@ -141,7 +144,10 @@ def networks(
   settings |= dict(step_channels=spec.get('step_channels'))
   made, added = assemble(prior.configs, prior.params, prior.scheduler, adapter, loaded, **settings)
   zero = made.text_encoder_2 is not None and prior.index.get('force_zeros_for_empty_prompt', True)
-  return made._replace(counts=tuple(counts), zero_empty=zero), added
+  counts = tuple(counts) or prior.counts
+  unet = prior.configs.get('unet')
+  given = bool(unet and unet.time_cond_proj_dim and not counts and not spec.get('step_channels'))
+  return made._replace(counts=counts, reads_guidance=given, zero_empty=zero), added
 
 
 def _with(prior: diffusers.Pretrained, component: str, config) -> diffusers.Pretrained:

@@ -7,6 +7,7 @@ from typing import Any
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
 from cdd.diffusion import parametrizations, schedules, times
+from cdd.diffusion.samplers.lcm import SCALING
 from cdd.pretrained import weights
 
 NAME = 'scheduler_config.json'
@@ -39,6 +40,8 @@ def check(fields: Mapping[str, Any]) -> None:
   name = fields.get('_class_name') or ''
   if name.startswith(OTHERS):
     raise UserError(f'The noise of {name} is no table of betas.')
+  if name == 'LCMScheduler':
+    check_lcm(fields)
   if fields.get('thresholding'):
     raise UserError('thresholding=True is for models of pixels; choose false.')
   if 'learned' in (fields.get('variance_type') or ''):
@@ -56,6 +59,16 @@ def check(fields: Mapping[str, Any]) -> None:
   if 'timestep_spacing' in fields:
     choose(times.SPACINGS, fields['timestep_spacing'], 'timestep_spacing')
   schedules.from_diffusers(fields)
+
+
+def check_lcm(fields: Mapping[str, Any]) -> None:
+  """Refuses fields of an LCMScheduler with which the sampler 'lcm' would do something else."""
+  only = dict(original_inference_steps=times.LCM_TIMES, timestep_scaling=SCALING)
+  for field, value in (only | dict(clip_sample=False)).items():
+    if fields.get(field, value) != value:
+      raise UserError(
+        f'{field} is {fields[field]!r} of an LCMScheduler; only {value} is supported.'
+      )
 
 
 def timesteps(fields: Mapping[str, Any]) -> times.Timesteps:

@@ -33,7 +33,8 @@ def new_prior(experiment, config, params: Params) -> diffusers.Pretrained:
   """The prior with its trained parts; a new autoencoder gets the scale that makes latents unit."""
   prior = experiment.prior
   everything = sharding.readable({**prior.params, **params}, experiment.mesh)
-  prior = prior._replace(params=everything)
+  prior = diffusers.of_params(prior, everything)
+  prior = prior._replace(counts=tuple(config.method.get('counts', prior.counts)))
   if any(path.startswith('vae.') for path in params):
     # As the config stands the scale is that of the initial config; undo it to measure.
     encode = jax.jit(lambda tree, images: experiment.networks.moments(tree, 2 * images - 1)[0])

@@ -11,7 +11,7 @@ from cdd.diffusion import tiles
 from cdd.diffusion.samplers import loop
 from cdd.diffusion.samplers.sampler import Sampler
 from cdd.diffusion.times import Timesteps
-from cdd.models.guide import Guide
+from cdd.models.guide import Given, Guide
 from cdd.models.networks import Networks
 from cdd.models.strength import Strength
 
@@ -26,7 +26,7 @@ def draw(
   sampler: Sampler,
   times: Sequence[int],
   clip: float | None = None,
-  guide: Guide | None = None,
+  guide: Guide | Given | None = None,
   tile: int | None = None,
   strength: Strength | None = None,
 ) -> Array:

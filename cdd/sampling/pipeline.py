@@ -22,7 +22,7 @@ from cdd.diffusion.samplers import SAMPLERS
 from cdd.diffusion.samplers.sampler import Sampler
 from cdd.methods import METHODS
 from cdd.models.adapters import concat
-from cdd.models.guide import Guide
+from cdd.models.guide import Given, Guide
 from cdd.models.networks import Networks
 from cdd.models.strength import Strength, within
 from cdd.pretrained import adapter_folders, locate, priors, scheduler, trained
@@ -94,7 +94,9 @@ class Pipeline(NamedTuple):
     if condition is not None:
       padded = sizes.pad(given['condition'], made)
       raw.update(condition=padded[..., :3], mask=padded[..., 3:])
-    if settings.guides:
+    if self.networks.reads_guidance:
+      guide = self.given(given['negative'], settings)
+    elif settings.guides:
       guide = dict(self.words(given['negative'], made, style), **settings.scales())
     z, keys = noise(given['seeds'], self.networks.latent_shape((1, *made, 3))[1:])
     z = z if latents is None else fitting(given['latents'], z)
@@ -110,6 +112,14 @@ class Pipeline(NamedTuple):
     images = images[:, : asked[0], : asked[1]]
     self.check_finite(images, raw, guide)
     return images
+
+  def given(self, negative: Sequence[str | None], settings: Settings) -> dict[str, float]:
+    """The guidance scale as it is given to the U-Net; a UserError for what it cannot be told."""
+    told = dict(image_guidance=settings.image_guidance, rescale=settings.rescale or None)
+    for name, value in dict(negative=next(filter(None, negative), None), **told).items():
+      if value is not None:
+        raise UserError(f'{name} is {value!r}; this model (LCM) is given the guidance scale alone.')
+    return dict(scale=settings.guidance)
 
   def strength(self, settings: Settings, times: Sequence[int]) -> Strength | None:
     """The adapter's strength, or None where it acts as it was trained.
@@ -137,7 +147,7 @@ class Pipeline(NamedTuple):
     """
     bad = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
     if bad.size:
-      texts = [self.networks.text(self.params, raw) for raw in words if raw]
+      texts = [self.networks.text(self.params, raw) for raw in words if raw and 'tokens' in raw]
       fine = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(texts))
       cause = 'the U-Net, the adapter or the autoencoder' if fine else 'the text encoder'
       raise UserError(
@@ -155,8 +165,8 @@ class Pipeline(NamedTuple):
 
   def timesteps_of(self, settings: Settings) -> times.Timesteps:
     """The model's timesteps, or those of a few-step sampler, with the spacing that is asked for."""
-    few = sampler_of(settings.sampler).few
-    timesteps = times.Timesteps() if few else self.timesteps
+    sampler = sampler_of(settings.sampler)
+    timesteps = times.Timesteps(sampler.spacing) if sampler.few else self.timesteps
     return timesteps._replace(spacing=settings.spacing or timesteps.spacing)
 
   def style(self, given: dict[str, Sequence], settings: Settings) -> prompts.Style:
@@ -220,8 +230,10 @@ def compiled(networks: Networks) -> Callable:
   return run
 
 
-def guide_of(networks: Networks, params: Params, negative: dict) -> Guide:
-  """Guidance away from texts."""
+def guide_of(networks: Networks, params: Params, negative: dict) -> Guide | Given:
+  """Guidance away from texts, or without them that which the network is given."""
+  if 'tokens' not in negative:
+    return Given(negative['scale'])
   text = networks.text(params, negative)
   return Guide(text, negative['scale'], negative['image_scale'], negative['rescale'])
 
@@ -289,7 +301,8 @@ def of_folder(folder: Path, adapter: str | None, dtype: str, vae: str | None = N
   networks, added = priors.networks(ConfigDict(dict(adapter=spec, dtype=dtype)), prior)
   params, timesteps = {**prior.params, **added}, scheduler.timesteps(prior.scheduler)
   task = Task(draw=lambda example, rng: example)
-  return of_parts(prior, networks, params, sampler='ddim', timesteps=timesteps, task=task)
+  sampler = 'lcm' if networks.reads_guidance else 'ddim'
+  return of_parts(prior, networks, params, sampler=sampler, timesteps=timesteps, task=task)
 
 
 def trained_size(sides: int | tuple[int, int] | None, factor: int) -> tuple[int, int] | None:

@@ -205,7 +205,7 @@ def test_timesteps_start_and_end_where_they_say():
     times.Timesteps('even').times(1000, 4)
 
 
-@pytest.mark.parametrize('spacing', sorted(times.SPACINGS))
+@pytest.mark.parametrize('spacing', sorted(times.SPACINGS.keys() - {'lcm'}))
 @pytest.mark.parametrize('steps', [2, 3, 7, 20, 50, 999, 1000])
 def test_the_spacings_are_those_of_diffusers(spacing, steps):
   theirs = DDIMScheduler(timestep_spacing=spacing)

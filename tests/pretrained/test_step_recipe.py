@@ -34,7 +34,7 @@ def written(prior, tmp_path_factory):
   params = {**loaded.params, **added}
   unet = loaded.configs['unet']._replace(time_cond_proj_dim=8)
   folder = tmp_path_factory.mktemp('step') / 'folder'
-  whole = loaded._replace(configs={**loaded.configs, 'unet': unet}, params=params)
+  whole = loaded._replace(configs={**loaded.configs, 'unet': unet}, params=params, counts=(1, 2, 4))
   diffusers.save(whole, folder, dtype=np.float32)
   return networks, params, folder
 
@@ -77,7 +77,7 @@ def test_the_recipe_draws_what_we_draw(written, count):
 def test_a_folder_that_was_written_is_read_again(written):
   networks, params, folder = written
   loaded = priors.load(ConfigDict(dict(path=str(folder))), folder, ())
-  assert loaded.configs['unet'].time_cond_proj_dim == 8
+  assert loaded.configs['unet'].time_cond_proj_dim == 8 and loaded.counts == (1, 2, 4)
   path = 'unet.time_embedding.cond_proj.kernel'
   np.testing.assert_array_equal(loaded.params[path], params[path])
 

@@ -48,7 +48,7 @@ def run(
     pair = decompose(z, denoise(z, at(t), at(s) if sampler.few else None), at_t)
     if clip is not None:
       pair = pair._replace(x=jnp.clip(pair.x, -clip, clip))
-    memory, z = sampler.step(memory, Move(z, pair, at_t, at_s, key))
+    memory, z = sampler.step(memory, Move(z, pair, at_t, at_s, key, at(t)))
     return (z, memory), None
 
   visited = jnp.array(times, jnp.int32)

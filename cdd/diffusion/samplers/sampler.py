@@ -16,6 +16,7 @@ class Move(NamedTuple):
     pair: the signal and the noise predicted at t.
     at_t, at_s: the two levels.
     key: a key, or one per image, [b].
+    t: int32 [b, 1, 1, 1].
   """
 
   z: jax.Array
@@ -23,6 +24,7 @@ class Move(NamedTuple):
   at_t: Level
   at_s: Level
   key: jax.Array
+  t: jax.Array | None = None
 
 
 def no_memory(z: jax.Array) -> tuple:
@@ -40,12 +42,14 @@ class Sampler(NamedTuple):
     steps: the number of steps where nobody names one.
     few: whether it is for distilled models, which start at T whatever their folder says, and are
       given their step.
+    spacing: one of times.SPACINGS, of one that is `few`.
   """
 
   step: Callable[[Any, Move], tuple[Any, jax.Array]]
   init: Callable[[jax.Array], Any] = no_memory
   steps: int = 50
   few: bool = False
+  spacing: str = 'trailing'
 
 
 def noise(key: jax.Array, like: jax.Array) -> jax.Array:
