@@ -20,6 +20,7 @@ from cdd.core.registry import bind
 from cdd.core.types import Batch, Condition, Nets, Text
 from cdd.data import SOURCES, TASKS
 from cdd.data.degradations import DEGRADATIONS
+from cdd.data.degradations.degradation import Degradation
 from cdd.data.tasks.task import Task
 from cdd.diffusion.distances import DISTANCES
 from cdd.diffusion.predictors import PREDICTORS
@@ -92,7 +93,6 @@ def each(table):
 def test_entries_are_named_as_their_functions_say_what_they_do_and_take_no_extra_by_place(kind):
   arguments = dict(
     sources=['needs'],
-    degradations=['image', 'rng'],
     predictors=['online', 'real', 'teacher'],
     distances=['a', 'b', 'weight'],
     sample_t=['rng', 'batch', 'dt', 'num_steps'],
@@ -173,13 +173,23 @@ def test_a_source_is_random_access_to_examples_that_are_always_the_same(
 
 
 @each(DEGRADATIONS)
-def test_a_degradation_makes_a_smaller_picture_of_whole_numbers_by_its_generator_alone(name):
-  degrade = bind(DEGRADATIONS, dict(name=name, **SETTINGS.get(name, {})), 'degradation')
+def test_a_degradation_makes_a_smaller_picture_by_its_generator_alone(name):
+  degradation = bind(DEGRADATIONS, dict(name=name, factor=4), 'degradation')()
+  assert isinstance(degradation, Degradation)
+  assert (degradation.on_host is None) != (degradation.on_device is None)
   image = RNG.uniform(size=(16, 24, 3)).astype(np.float32)
   before = image.copy()
-  small = [degrade(image, np.random.default_rng(seed), factor=4) for seed in (0, 0, 1)]
-  assert small[0].shape == (4, 6, 3) and small[0].dtype == np.uint8
-  assert np.array_equal(small[0], small[1]) and not np.array_equal(small[0], small[2])
+  if degradation.on_host is not None:
+    small = [degradation.on_host(image, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert small[0].dtype == np.uint8
+  else:
+    run = jax.jit(degradation.on_device)
+    target, small = zip(*(run(image, jax.random.key(seed)) for seed in (0, 0, 1)), strict=True)
+    assert target[0].shape == image.shape and target[0].dtype == small[0].dtype == np.float32
+    assert all(out.min() >= 0 and out.max() <= 1 for out in (*target, *small))
+  assert small[0].shape == (4, 6, 3)
+  assert np.array_equal(small[0], small[1])
+  assert np.array_equal(small[0], small[2]) == (name == 'bicubic')  # Which draws nothing.
   assert np.array_equal(image, before)
 
 

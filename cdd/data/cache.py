@@ -36,6 +36,19 @@ def write(folder: Path, source, task: Callable, encoders: Mapping[str, Callable]
         encode(new, source, task, encoders, **settings)
 
 
+def unchanged(batch: dict) -> dict:
+  return batch
+
+
+def filled(batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+  """A batch filled up with its last example, so that one shape compiles."""
+
+  def whole(array: np.ndarray) -> np.ndarray:
+    return np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])
+
+  return {name: whole(array) for name, array in batch.items()}
+
+
 def encode(
   folder: Path,
   source,
@@ -43,6 +56,7 @@ def encode(
   encoders: Mapping[str, Callable[[np.ndarray], np.ndarray]],
   *,
   count: int,
+  finish: Callable[[dict], dict] = unchanged,
   batch_size: int = 32,
   threads: int = 2,
   workers: int = 0,
@@ -50,6 +64,7 @@ def encode(
   """Writes the arrays and the captions of `write`.
 
   Args:
+    finish: makes a batch of what was drawn complete, captions aside (`Task.finish`).
     threads, workers: what draws the examples (`pipeline.prefetched`).
   """
   if count > len(source):
@@ -64,20 +79,19 @@ def encode(
   drawn = pipeline.prefetched(drawn, threads=threads, workers=workers)
   captions, arrays = [], {}
   for batch in tqdm(drawn, desc='encoding', total=total, unit='batch', dynamic_ncols=True):
-    start, here = len(captions), len(batch['caption'])
+    start, texts = len(captions), batch.pop('caption')
+    captions += map(str, texts)
+    batch = finish(filled(batch, batch_size))
     whole = {'sizes': lambda sizes: sizes.astype(np.int32)} if 'sizes' in batch else {}
-    captions += map(str, batch['caption'])
     for name, encoder in (encoders | whole).items():
-      # The last batch is filled up, so that one shape compiles.
-      filled = np.concatenate([batch[name], np.repeat(batch[name][-1:], batch_size - here, axis=0)])
-      array = np.asarray(encoder(filled))[:here]
+      array = np.asarray(encoder(batch[name]))[: len(texts)]
       kind = array.dtype if np.issubdtype(array.dtype, np.integer) else np.float16
       array = finite(array.astype(kind), name, start)
       if name not in arrays:
         path = str(folder / f'{name}.npy')
         arrays[name] = np.lib.format.open_memmap(path, 'w+', kind, (count, *array.shape[1:]))
         reserve(path)
-      arrays[name][start : start + here] = array
+      arrays[name][start : start + len(texts)] = array
   drawn.close()
   for array in arrays.values():
     array.flush()

@@ -63,13 +63,13 @@ def experiment(config, workdir: Path) -> Experiment:
   train, frozen = divide(config, {**prior.params, **added})
   if config.initial:
     train = trained.load(config.initial, train)
-  step = program(config, networks, train, mesh)
-  frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh, config.sharding))
-  tokenize = priors.reader(prior)
   if isinstance(stream.source, Prepared):
     prepare.check(config, stream.source, networks, {**prior.params, **added})
   elif config.data.get('cache', 0):
     stream = streams.encoded(config.data, stream, networks, prior, workdir.parent / 'latents')
+  step = program(config, networks, train, mesh, stream.finish)
+  frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh, config.sharding))
+  tokenize = priors.reader(prior)
   rng = jax.random.key(config.seed)
   return Experiment(
     networks=networks,

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +17,10 @@ from jax.experimental import topologies
 from cdd.core import trees
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
+from cdd.data.tasks.task import DRAWS
 from cdd.models import components, functional
 from cdd.pretrained import diffusers, families, priors, weights
-from cdd.runs import counting
+from cdd.runs import counting, streams
 from cdd.runs.program import divide, program
 from cdd.training import sharding
 
@@ -137,8 +138,9 @@ def compiled(config, prior: diffusers.Pretrained, resolution: int, devices: list
   everything = {**prior.params, **added}
   train, frozen = divide(config, everything)
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
-  step = program(config, networks, train, mesh)
-  batch = batch_shapes(config, prior, networks, resolution)
+  finish = None if config.data.get('cache', 0) else streams.task_of(config).finish
+  step = program(config, networks, train, mesh, finish)
+  batch = batch_shapes(config, prior, networks, resolution, finish)
   arguments = (
     step.abstract,
     placed(frozen, sharding.of_params(frozen, mesh, config.sharding)),
@@ -181,8 +183,14 @@ def on_one_chip(leaf: jax.ShapeDtypeStruct) -> int:
   return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
-def batch_shapes(config, prior, networks, resolution: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """The shapes of a global batch; latents where the config encodes them ahead."""
+def batch_shapes(
+  config, prior, networks, resolution: int, finish: Callable | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """The shapes of a global batch; latents where the config encodes them ahead.
+
+  Args:
+    finish: the task's; what it makes is not in a batch (`Task.finish`).
+  """
   count = config.data.batch_size
 
   def shape(*sizes, dtype=jnp.float32):
@@ -191,6 +199,10 @@ def batch_shapes(config, prior, networks, resolution: int) -> dict[str, jax.Shap
   image = shape(resolution, resolution, 3)
   mask = shape(resolution, resolution, 1)
   batch = {name: mask if name == 'mask' else image for name in ('image', *networks.reads)}
+  if finish is not None:
+    drawn = dict(image=image, draws=shape(DRAWS, dtype=jnp.uint32))
+    made = jax.eval_shape(finish, drawn)
+    batch = {name: leaf for name, leaf in batch.items() if name not in made} | drawn
   if config.data.get('cache', 0):
     latents = shape(*networks.latent_shape(image.shape)[1:])
     batch.update({f'{name}_latents': latents for name in list(batch) if name != 'mask'})

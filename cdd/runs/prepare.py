@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +59,7 @@ def run(config, folder: Path, *, count: int, shards: int, batch_size: int) -> No
   networks, added = priors.networks(config.model, prior)
   refuse_trained(config, {**prior.params, **added})
   tokenize = priors.reader(prior)
-  encode = encoder(networks, prior.params, batch_size)
+  encode = encoder(networks, prior.params, batch_size, stream.finish)
   job = Job(stream, tokenize, encode, batch_size, config.seed)
   begin(folder, described(config, networks, prior.params) | dict(count=count, shards=shards))
   if jax.process_index() == 0:
@@ -114,8 +113,14 @@ def grouped(items, size: int) -> Iterator[list]:
     yield group
 
 
-def encoder(networks: Networks, params: Params, batch_size: int) -> Callable:
-  """(examples, at most `batch_size`) -> the arrays of each one's record."""
+def encoder(
+  networks: Networks, params: Params, batch_size: int, finish: Callable | None = None
+) -> Callable:
+  """(examples, at most `batch_size`) -> the arrays of each one's record.
+
+  Args:
+    finish: what is first made of a batch (`Task.finish`).
+  """
   mesh = sharding.make_mesh(devices=jax.local_devices())
   if batch_size % len(mesh.devices.ravel()):
     raise UserError(
@@ -123,7 +128,12 @@ def encoder(networks: Networks, params: Params, batch_size: int) -> Callable:
     )
   params = {path: leaf for path, leaf in params.items() if path.partition('.')[0] in ENCODERS}
   params = jax.device_put(params, sharding.replicated(mesh))
-  run = jax.jit(partial(encoded, networks), out_shardings=sharding.replicated(mesh))
+  complete = sharding.over_devices(finish, mesh) if finish is not None else lambda batch: batch
+
+  def finished(params: Params, batch: dict[str, Array]) -> dict[str, Array]:
+    return encoded(networks, params, complete(batch))
+
+  run = jax.jit(finished, out_shardings=sharding.replicated(mesh))
 
   def encode(examples) -> Iterator[dict[str, np.ndarray]]:
     # The last batch is filled up, so that one shape compiles.

@@ -31,11 +31,14 @@ class Program(NamedTuple):
   update: Callable
 
 
-def program(config, networks: Networks, train: Params, mesh) -> Program:
+def program(
+  config, networks: Networks, train: Params, mesh, finish: Callable | None = None
+) -> Program:
   """The step of a config; nothing is compiled before it is called.
 
   Args:
     train: the trainable parameters, or their shapes alone (cdd.plan).
+    finish: what the step first makes of a batch (`Task.finish`).
   """
   optimizer = bind(OPTIMIZERS, config.optimizer, 'optimizer')(steps=config.steps)
   follow = bind(TARGETS, config.target, 'target')
@@ -47,11 +50,21 @@ def program(config, networks: Networks, train: Params, mesh) -> Program:
   shapes = jax.eval_shape(create, train)
   places = sharding.of_state(shapes, mesh, config.sharding)
   update = steps.make(objective(config, networks), optimizer, follow, accumulate=config.accumulate)
+  update = update if finish is None else after(sharding.over_devices(finish, mesh), update)
   return Program(
     jax.jit(create, out_shardings=places),
     checkpoint.abstract(shapes, places),
     jax.jit(update, donate_argnums=0, out_shardings=(places, None)),
   )
+
+
+def after(finish: Callable, step: Callable) -> Callable:
+  """A step that first finishes its batch."""
+
+  def update(state, frozen, batch, rng):
+    return step(state, frozen, finish(batch), rng)
+
+  return update
 
 
 def divide(config, everything: Params) -> tuple[Params, Params]:

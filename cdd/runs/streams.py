@@ -17,30 +17,38 @@ from cdd.core.registry import make
 from cdd.core.words import counted
 from cdd.data import SOURCES, TASKS, cache, pipeline
 from cdd.data.prepared import Prepared
+from cdd.data.tasks.task import Task
 from cdd.models.networks import Networks
 from cdd.training import sharding
 
 
 class Stream(NamedTuple):
-  """Where examples come from, and what becomes of each.
+  """Where examples come from, and what becomes of them.
 
   Attributes:
     draw: (example, rng) -> dict of arrays.
     tokenize: what reads captions, where the source brings it.
+    finish: None, or what is left to do on the devices (`Task.finish`).
   """
 
   source: object
   draw: Callable
   tokenize: Callable | None = None
+  finish: Callable | None = None
+
+
+def task_of(config) -> Task:
+  """The task of a config."""
+  return make(TASKS, config.data.task, 'task')
 
 
 def training(config, workdir: Path | None = None) -> Stream:
   """The examples that a run trains on; those that are damaged are listed in its workdir."""
-  task = make(TASKS, config.data.task, 'task')
+  task = task_of(config)
   source = listing(make(SOURCES, config.data.source, 'source', task.needs), workdir)
   if isinstance(source, Prepared):
     return Stream(source, source.draw, source.no_prompt)
-  return Stream(source, task.example)
+  return Stream(source, task.example, finish=task.finish)
 
 
 def listing(source, workdir: Path | None):
@@ -101,14 +109,24 @@ def held_out(
 
   The source is made here, once: a folder's headers are read, and warned of, once per run.
   """
-  task = make(TASKS, config.data.task, 'task')
+  task = task_of(config)
   source = listing(make(SOURCES, config.data.held_out, 'source', task.needs), workdir)
+  finish = finishing(task.finish)
 
   def batches(count: int, batch_size: int) -> list[dict]:
     settings = dict(batch_size=batch_size, seed=0, count=count)
-    return pipeline.held_out(source, task.example, tokenize, **settings)
+    drawn = pipeline.held_out(source, task.example, tokenize, **settings)
+    return [finish(batch) for batch in drawn]
 
   return batches
+
+
+def finishing(finish: Callable | None) -> Callable[[dict], dict]:
+  """Finishes batches of NumPy arrays on a device of this process (`Task.finish`)."""
+  if finish is None:
+    return lambda batch: batch
+  compiled = jax.jit(finish)
+  return lambda batch: jax.device_get(compiled(batch))
 
 
 def as_uint8(images: np.ndarray) -> np.ndarray:
@@ -132,6 +150,7 @@ def encoded(settings, stream: Stream, networks: Networks, prior, folder: Path) -
       stream.source,
       stream.draw,
       dict(image=encode, **encoders),
+      finish=finishing(stream.finish),
       count=settings.cache,
       threads=settings.threads,
       workers=settings.workers,

@@ -104,6 +104,16 @@ def of_state(state, mesh: Mesh, rules: Rules = FSDP):
   return jax.tree_util.tree_map_with_path(place, state)
 
 
+def over_devices(function: Callable, mesh: Mesh) -> Callable:
+  """A function of a batch that each device computes of its own examples.
+
+  Args:
+    function: it must treat every example alone.
+  """
+  cut = over_batch(mesh).spec
+  return jax.shard_map(function, mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False)
+
+
 def readable(params, mesh: Mesh) -> dict:
   """A flat tree of which this process can read every leaf completely; every process calls it.
 

@@ -140,9 +140,9 @@ def test_a_toy_degradation_makes_the_condition(prior, tmp_path):
     config.steps = 1  # What is degraded shows in the evaluation.
   config.evaluation.update(dict(sampler='counted', steps=(1,)))
   workdir, _ = run(config, tmp_path / 'run')
-  factor, expected = config.data.task.factor, []
+  degrade, expected = coarse.coarse(factor=config.data.task.factor, shades=3).on_host, []
   for index, image in enumerate(striped()):
-    small = coarse.coarse(image, np.random.default_rng((0, index)), factor=factor, shades=3)
+    small = degrade(image, np.random.default_rng((0, index)))
     large = Image.fromarray(small).resize((tiny.SIZE, tiny.SIZE), Image.Resampling.BICUBIC)
     large = np.asarray(large, np.float32)[None] / 255
     expected.append(psnr.psnr(large, image[None])[0])

@@ -1,8 +1,7 @@
-"""Degradations: name -> a function that makes a worse and smaller image.
+"""Degradations: name -> a factory, `factor` and keyword settings -> `Degradation`."""
 
-It is called as (image float32 [H, W, 3] in [0, 1], rng, *, factor, **settings).
-"""
-
+from cdd.data.degradations.bicubic import bicubic
+from cdd.data.degradations.real_esrgan import real_esrgan, stable_sr
 from cdd.data.degradations.simple import simple
 
-DEGRADATIONS = dict(simple=simple)
+DEGRADATIONS = dict(bicubic=bicubic, real_esrgan=real_esrgan, simple=simple, stable_sr=stable_sr)

@@ -8,6 +8,8 @@ from PIL import Image
 
 from cdd.data import images
 
+DRAWS = 2  # Words of random bits that an example has for `Task.finish`.
+
 
 def as_rgb(picture: Image.Image) -> np.ndarray:
   """A picture, upright and on white, as float32 [H, W, 3] in [0, 1]; see `images.rgb`."""
@@ -24,17 +26,25 @@ class Task(NamedTuple):
     from_picture: a user's picture, as Pillow opened it -> the condition [H, W, 3] in [0, 1], when
       sampling; [H, W, 4] where the adapter reads a mask too, which is the last. It reads pixels by
       the functions of `images`, which turn the picture upright.
+    finish: None, or what is left to do on the accelerator: a batch of examples -> the complete
+      batch. It is a pure function of arrays that treats each example alone, so that it may be
+      compiled and cut over devices, and all it draws comes from the examples' `draws`.
   """
 
   draw: Callable[[dict, np.random.Generator], dict]
   from_picture: Callable[[Image.Image], np.ndarray] = as_rgb
   needs: Sequence[str] = ('image',)
+  finish: Callable[[dict], dict] | None = None
 
   def example(self, source: dict, rng: np.random.Generator) -> dict:
     """What is drawn of an example of a source, with the `sizes` of its crop (`types.Text`).
 
-    A source that does not say them gives whole pictures.
+    A source that does not say them gives whole pictures. Where the task has to be finished, the
+    example has random bits for it, `draws`, uint32 [2].
     """
     sides = source['image'].shape[:2]
     whole = np.float32([*sides, 0, 0, *sides])
-    return self.draw(source, rng) | dict(sizes=source.get('sizes', whole))
+    example = self.draw(source, rng) | dict(sizes=source.get('sizes', whole))
+    if self.finish is not None:
+      example['draws'] = rng.integers(2**32, size=DRAWS, dtype=np.uint32)
+    return example
