@@ -7,7 +7,7 @@
 
 `tiny` and `small` run on CPU cores, from the packaged prior. The full size (no word after the
 colon) is for Stable Diffusion 2.1 at 512 px on 16 chips of TPU v5e; no run of it has been measured.
-It reads two folders of image files, with captions or without (docs/training.md, *Image folders*):
+It reads two folders of image files, with captions or without (docs/own_data.md):
 
   data/super_resolution/train/    # .jpg, .png, ..., at least 512 px on the shorter side
   data/super_resolution/test/     # held out, for previews and the report

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from benchmarks import torch_degradation as reference
 from cdd.core.errors import UserError
@@ -67,6 +68,25 @@ def test_without_noise_and_scales_it_is_the_chain_of_pytorch(images):
     found.add(min(gaps, key=gaps.get))
     assert min(gaps.values()) < 1e-5, gaps
   assert len(found) > 1  # The modes are drawn.
+
+
+def test_many_draws_are_distributed_as_those_of_pytorch():
+  image, count = SOURCES['photos'](('image',), split='train', size=80)[3]['image'], 150
+  degrade = DEGRADATIONS['real_esrgan'](factor=FACTOR, basicsr_compat=True).on_device
+  many = jax.jit(lambda keys: jax.lax.map(lambda key: degrade(image, key)[1], keys))
+  ours = np.asarray(many(jax.random.split(jax.random.key(1), count)))
+  rng, _ = np.random.default_rng(0), torch.manual_seed(0)
+  batch = torch.tensor(image.transpose(2, 0, 1).copy())[None]
+  theirs = [reference.degraded(batch, rng, recipes.REAL_ESRGAN, FACTOR)[1] for _ in range(count)]
+  theirs = torch.cat(theirs).numpy().transpose(0, 2, 3, 1)
+  plain = image.reshape(20, 4, 20, 4, 3).mean((1, 3))
+  for measure in (
+    lambda out: ((out - plain) ** 2).mean((1, 2, 3)),
+    lambda out: np.abs(np.diff(out, axis=1)).mean((1, 2, 3)),
+    lambda out: (out - out.mean(-1, keepdims=True)).std((1, 2, 3)),
+    lambda out: out.mean((1, 2, 3)),
+  ):
+    assert stats.ks_2samp(measure(ours), measure(theirs)).pvalue > 1e-3
 
 
 @pytest.mark.parametrize('name', ['real_esrgan', 'stable_sr'])
