@@ -4,6 +4,7 @@ Of an animated picture, and of a file of several pages, the first one is read.
 """
 
 import contextlib
+import re
 import struct
 from collections.abc import Iterator, Sequence
 
@@ -197,7 +198,8 @@ def reason(error: Exception) -> str:
     return 'it is no image, or one of an unknown kind'
   if isinstance(error, OSError) and error.strerror:
     return error.strerror.lower()
-  return quoted(' '.join(str(error).split()), 200) or 'it is damaged'
+  text = re.sub(r'\b\w*(Error|Exception):', '', str(error))  # As C++ libraries name theirs.
+  return quoted(' '.join(text.split()).rstrip('.'), 200) or 'it is damaged'
 
 
 def _tags(picture: Image.Image):

@@ -82,11 +82,13 @@ def _npy_shape(file, names):
 
 
 def _header(stream):
-  version = np.lib.format.read_magic(stream)
-  read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-    version, np.lib.format.read_array_header_2_0
-  )
-  return read(stream)[0]
+  formats = np.lib.format
+  try:
+    old = formats.read_magic(stream) == (1, 0)
+    read = formats.read_array_header_1_0 if old else formats.read_array_header_2_0
+    return read(stream)[0]
+  except Exception as error:  # It is a Python literal, with all that may be wrong in one.
+    raise Unreadable('its header is damaged') from error
 
 
 def _npy_values(file, names):

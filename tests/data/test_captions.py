@@ -4,6 +4,7 @@ import json
 import logging
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -43,6 +44,19 @@ def test_captions_are_read_under_every_usual_name(column, encoding, folder):
     write(folder, name, f'file_name,{column}', 'a.png,a red ball', 'b.png,"dusk, at sea"')
     assert found(folder) == BOTH
     (folder / name).unlink()
+
+
+def test_metadata_may_be_a_parquet_file(folder):
+  rows = [dict(file_name=name, text=[text], split='train') for name, text in BOTH.items()]
+  pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / 'metadata.parquet')
+  assert found(folder, split='train') == BOTH
+  rows = [dict(rows[0], file_name='../a.png')]
+  pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / 'metadata.parquet')
+  with pytest.raises(UserError, match='metadata.parquet, row 0: .*must be a path below'):
+    found(folder)
+  write(folder, 'metadata.parquet', 'no table')
+  with pytest.raises(UserError, match='metadata.parquet cannot be read: '):
+    found(folder)
 
 
 @pytest.mark.parametrize('delimiter', [',', ';', '\t', '|'])

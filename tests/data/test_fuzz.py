@@ -1,4 +1,4 @@
-"""Random damage to images, captions and metadata: pictures come out, or one line does.
+"""Random damage to images, arrays, captions, metadata and records: examples come out, or one line.
 
 CDD_FUZZ=2000 runs as many cases of each kind; CDD_FUZZ_SEED takes others.
 """
@@ -8,14 +8,18 @@ import io
 import json
 import os
 import re
+import tempfile
 import warnings
+from pathlib import Path
 
+import aligned
 import numpy as np
+import OpenEXR
 import pytest
 from PIL import ExifTags, Image
 
 from cdd.core.errors import UserError
-from cdd.data import TASKS, images, sources
+from cdd.data import TASKS, arrays, images, sources, transforms
 from cdd.sample import condition, picture
 
 CASES = int(os.environ.get('CDD_FUZZ', '150'))
@@ -232,6 +236,66 @@ def test_damaged_texts_beside_images_give_examples_or_one_line(cases, tmp_path):
     )
     (folder / f'a{choice(rng, (".txt", ".caption"))}').write_bytes(damaged(beside, rng))
     good += drawn(folder)
+  assert good
+
+
+@functools.cache
+def numbers(kind):
+  """The bytes of a whole file of numbers."""
+  values = np.random.default_rng(7).uniform(0, 1, (14, 21)).astype(np.float32)
+  file = io.BytesIO()
+  if kind == 'npy':
+    np.save(file, values)
+  elif kind == 'npz':
+    np.savez_compressed(file, depth=values, other=values[0])
+  else:
+    with tempfile.NamedTemporaryFile(suffix='.exr') as written:
+      header = dict(compression=OpenEXR.ZIP_COMPRESSION, type=OpenEXR.scanlineimage)
+      OpenEXR.File(header, dict(Z=values)).write(written.name)
+      return Path(written.name).read_bytes()
+  return file.getvalue()
+
+
+@pytest.mark.parametrize('cases', BATCHES, ids=str)
+def test_a_damaged_array_gives_numbers_or_one_line(cases):
+  good = 0
+  for case in cases:
+    rng = np.random.default_rng((SEED, 4, case))
+    kind = choice(rng, (*MODES, 'npy', 'npz', 'exr'))
+    whole = encoded(kind, choice(rng, MODES[kind]), 1) if kind in MODES else numbers(kind)
+    data, name = damaged(whole, rng), choice(rng, list(arrays.ARRAYS))
+    try:
+      with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        size, made = arrays.size(data, name), arrays.read(data, name)
+    except images.Unreadable as error:
+      message = str(error)
+      assert message and message.isprintable() and not PYTHON.search(message), message
+      assert len(message) < 500, message
+      continue
+    good += 1
+    assert made.shape[1::-1] == size and made.dtype == (np.float32 if made.ndim == 2 else np.uint8)
+    assert name == 'depth' or np.isfinite(made).all()
+  assert good
+
+
+@pytest.mark.parametrize('kind', ['array_record', 'parquet', 'webdataset'])
+def test_a_damaged_file_of_records_gives_examples_or_one_line(kind, tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setattr(transforms, 'DRAWS', 20)
+  path = aligned.RECORDS[kind](tmp_path, count=3)['path']
+  whole, good = path.read_bytes(), 0
+  for case in range(CASES // 5):
+    rng = np.random.default_rng((SEED, 5, case))
+    part = tmp_path / f'{case}{path.suffix}'
+    part.write_bytes(damaged(whole, rng))
+    make = lambda: sources.SOURCES[kind](('image', 'mask'), path=part, size=SIZE)  # noqa: B023
+    source = said(make)
+    for index in range(3):
+      example = said(lambda: source[index]) if source else None  # noqa: B023
+      if example is not None:
+        check(example)
+        good += 1
   assert good
 
 

@@ -216,6 +216,14 @@ def test_a_split_may_be_a_folder(tmp_path):
     read(tmp_path, ('image',))
 
 
+def test_folders_of_splits_that_are_read_together_are_warned_of(tmp_path, caplog):
+  for name in ('train/a.png', 'test/b.png'):
+    aligned.save(tmp_path / name, aligned.arrays()['image'])
+  with caplog.at_level(logging.WARNING):
+    assert len(layouts.listing(tmp_path)) == 2
+  assert "the folders test and train are read together; data.source.split='train'" in caplog.text
+
+
 def test_where_an_array_was_looked_for_is_said_in_one_line(tmp_path):
   fill(tmp_path, arrays=('image',))
   said = r"the task reads 'depth', which none of 2 images has; looked for NAME.depth.\* beside"

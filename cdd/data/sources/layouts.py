@@ -1,5 +1,6 @@
 """Owns the layouts of image folders: which files and which caption each example has."""
 
+import logging
 import posixpath
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,12 +15,14 @@ from cdd.data.sources import beside, captions, fields, tables
 METADATA = (  # The first that is there is read.
   'metadata.jsonl',
   'metadata.csv',
+  'metadata.parquet',
   'captions.jsonl',
   'captions.csv',
   'meta.jsonl',
   'prompt.json',
 )
 SPLIT = 'split'
+HELD_OUT = ('test', 'val', 'valid', 'validation')  # Folders beside one called train.
 CONTROLNET = 'prompt.json'  # Lines of {source, target, prompt}.
 PIX2PIX = 'seeds.json'
 
@@ -111,6 +114,11 @@ def _without_metadata(files: beside.Files, needs, settings: Mapping[str, object]
         f'{files.folder} has no metadata, and {inner} in it has: set data.source.path to that '
         f'folder, or data.source.split={inner!r}.'
       )
+  tops = {name.partition('/')[0] for name in files.images if '/' in name}
+  if 'train' in tops and tops & {*HELD_OUT}:
+    both = sorted(tops & {'train', *HELD_OUT})
+    said = "%s: the folders %s are read together; data.source.split='train' reads one of them."
+    logging.warning(said, files.folder, ' and '.join(both))
   silent = settings['caption_column'] == ''
   return [
     Row(_found(files, name, {}, needs), texts=() if silent else files.texts(name))

@@ -1,4 +1,4 @@
-"""Owns the rows of a metadata file, .jsonl or .csv; mistakes name the file and line."""
+"""Owns the rows of a metadata file: .jsonl, .csv or .parquet; mistakes name the file and line."""
 
 import csv
 import io
@@ -11,6 +11,7 @@ from cdd.core import places
 from cdd.core.errors import UserError
 from cdd.core.places import Place
 from cdd.core.words import counted, quoted
+from cdd.data import images
 
 
 class Record(NamedTuple):
@@ -26,7 +27,8 @@ def records(path: Place) -> list[Record]:
   Raises:
     UserError: it cannot be read or has no rows; or names the line and what is wrong in it.
   """
-  found = list((_csv if str(path).endswith('.csv') else _jsonl)(path))
+  readers = {'.csv': _csv, '.parquet': _parquet}
+  found = list(readers.get(PurePosixPath(str(path)).suffix, _jsonl)(path))
   if not found:
     raise UserError(f'{path} has no rows; each names an image, as in {{"file_name": "a.png"}}.')
   return found
@@ -158,3 +160,17 @@ def _csv(path: Place) -> Iterator[Record]:
     raise UserError(
       f'{path}, line {reader.line_num}: {quoted(error)}; is a quote missing?'
     ) from error
+
+
+def _parquet(path: Place) -> Iterator[Record]:
+  """The rows of a Parquet file."""
+  try:
+    import pyarrow.parquet
+  except ImportError as error:
+    raise UserError(f"{path} needs the package pyarrow: pip install 'cdd-jax[parquet]'.") from error
+  try:
+    rows = pyarrow.parquet.read_table(places.opened(path)).to_pylist()
+  except (OSError, pyarrow.ArrowException) as error:
+    raise UserError(f'{path} cannot be read: {quoted(images.reason(error), 200)}.') from error
+  for number, fields in enumerate(rows):
+    yield Record(f'{path}, row {number}', fields)
