@@ -164,4 +164,5 @@ def _with(prior: diffusers.Pretrained, component: str, config) -> diffusers.Pret
     configs={**prior.configs, component: config},
     params={**without(prior.params), **params},
     fields=without(prior.fields),
+    counts=() if component == 'unet' else prior.counts,
   )
