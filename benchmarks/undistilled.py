@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cdd import assets
 from cdd.core import cli
-from cdd.metrics import of_task
+from cdd.metrics import chosen
 from cdd.pretrained import trained
 from cdd.reports import stored
 from cdd.runs.evaluate import evaluate
@@ -50,7 +50,9 @@ def main(task: str, weights: Path) -> None:
   rows = []
   for config in configs.values():
     settings = config.evaluation
-    measured, pictures = measure(bound, params, of_task(task), settings.count, settings.batch_size)
+    measured, pictures = measure(
+      bound, params, chosen(settings.metrics), settings.count, settings.batch_size
+    )
     rows += measured
   examples = stored.statistics(bound.held_out(8, 8)[0])
   training = f'python -m cdd.main --config=configs/{task}.py:small,method=finetune'

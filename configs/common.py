@@ -108,6 +108,7 @@ def experiment(task: str, chosen: dict, *, steps: dict) -> ConfigDict:
     sampler='consistency' if method != 'finetune' else 'ddim',
     more=(('ddim', (50,)),) if method == 'step_aware' else (),  # Other samplers and their steps.
     shipped=(),
+    metrics=('lpips', 'psnr', 'ssim', 'frechet'),
     condition_row=None,
     # What a row of the report exchanges between examples: "condition" or "text".
     mismatched=None,
@@ -186,6 +187,8 @@ def on_own_data(config: ConfigDict, chosen: dict, **settings) -> None:
     config.data.source, config.data.held_out = map(ConfigDict, (own['source'], own['held_out']))
     config.data.task.update(settings)
     config.evaluation.shipped = ()
+    # Depth is read of rendered scenes alone.
+    config.evaluation.metrics = tuple(m for m in config.evaluation.metrics if m != 'depth')
   if chosen['prepared']:
     config.data.source = ConfigDict(dict(name='prepared', path=chosen['prepared']))
     config.data.cache = 0

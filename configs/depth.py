@@ -67,6 +67,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
   if chosen['size'] == 'full':
     full(config, chosen)
   else:
+    config.evaluation.metrics += ('depth',)
     scenes(config, cache=dict(small=8000, tiny=0)[chosen['size']])
     config.evaluation.shipped = common.shipped('depth', chosen)
     common.on_own_data(config, chosen, depth_kind='inverse')

@@ -65,6 +65,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
   config = common.experiment('instruct_edit', chosen, steps=steps)
   config.evaluation.condition_row = 'the picture before'
   config.evaluation.mismatched = 'text'
+  config.evaluation.metrics += ('edited', 'kept')
   if chosen['size'] == 'full':
     full(config, chosen)
   else:

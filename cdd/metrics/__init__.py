@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+from cdd.core.registry import choose
+from cdd.metrics.depth import DEPTH
 from cdd.metrics.edits import EDITED, KEPT
 from cdd.metrics.frechet import FRECHET
 from cdd.metrics.lpips import LPIPS
@@ -9,12 +11,19 @@ from cdd.metrics.metric import Metric
 from cdd.metrics.psnr import PSNR
 from cdd.metrics.ssim import SSIM
 
-METRICS = dict(lpips=LPIPS, psnr=PSNR, ssim=SSIM, frechet=FRECHET, edited=EDITED, kept=KEPT)
+METRICS = dict(
+  lpips=LPIPS, psnr=PSNR, ssim=SSIM, frechet=FRECHET, edited=EDITED, kept=KEPT, depth=DEPTH
+)
+GENERAL = ('lpips', 'psnr', 'ssim', 'frechet')  # Those of images of any kind.
 
 
-def of_task(task: str) -> dict[str, Metric]:
-  """The metrics that a task is measured by."""
-  return {name: one for name, one in METRICS.items() if not one.tasks or task in one.tasks}
+def chosen(names: Iterable[str] = GENERAL) -> dict[str, Metric]:
+  """The metrics of these names.
+
+  Raises:
+    UserError: an unknown name.
+  """
+  return {name: choose(METRICS, name, 'metric') for name in names}
 
 
 def of_rows(rows: Iterable[Mapping]) -> dict[str, Metric]:

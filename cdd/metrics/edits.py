@@ -41,13 +41,11 @@ def kept(images: np.ndarray, edited: np.ndarray, before: np.ndarray) -> np.ndarr
 
 EDITED = mean_of(success, label='Edited', better=max, digits=3)._replace(
   reads=('image', 'condition'),
-  tasks=('instruct_edit',),
   note='Edited: the share of examples that are nearer, where the true edit changed the picture, to '
   'it than to the picture before it; an untouched picture has 0.',
 )
 KEPT = mean_of(kept, label='Kept (dB)', better=max, digits=2)._replace(
   reads=('image', 'condition'),
-  tasks=('instruct_edit',),
   note='Kept: the signal-to-noise ratio of the pixels that were not to change, against the picture '
   'before.',
 )

@@ -18,7 +18,6 @@ class Metric(NamedTuple):
     digits: how many are shown after the point.
     note: what a reader must know about it, or ''.
     reads: which arrays of a batch the references are; the truth is its `image`.
-    tasks: the tasks that it is for; () is all.
   """
 
   init: Callable[[], Any]
@@ -29,7 +28,6 @@ class Metric(NamedTuple):
   digits: int
   note: str = ''
   reads: tuple[str, ...] = ('image',)
-  tasks: tuple[str, ...] = ()
 
   @property
   def heading(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from cdd.core.registry import choose
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
-from cdd.metrics import lpips, of_rows, of_task
+from cdd.metrics import GENERAL, chosen, lpips, of_rows
 from cdd.reports import finding, grid, page, pictures, table
 from cdd.runs import shipped as beside
 from cdd.runs.evaluate import evaluate as measure
@@ -69,7 +69,7 @@ def evaluate(experiment, config, params, workdir: Path) -> list[dict]:
   """
   settings, main = config.evaluation, jax.process_index() == 0
   batches = experiment.held_out(settings.count, settings.batch_size)
-  rows, shown, metrics = [], {}, of_task(config.data.task.name)
+  rows, shown, metrics = [], {}, chosen(settings.get('metrics', GENERAL))
   for entry in entries(experiment, config, params):
     row, images = measure(entry.sample, batches, metrics, first=pictures.EXAMPLES)
     fields = dict(steps=entry.steps, sampler=entry.sampler, updates=entry.updates)
@@ -90,8 +90,8 @@ def check(experiment, config) -> None:
   """Looks up what only the evaluation needs: a mistake there must not cost a training.
 
   Raises:
-    UserError: an unknown sampler, a number of steps out of range, a shipped file that is missing
-      or does not fit.
+    UserError: an unknown sampler or metric, a number of steps out of range, a shipped file that is
+      missing or does not fit.
   """
   for entry in entries(experiment, config, None) if config.evaluation else ():
     if entry.steps is not None:
@@ -99,6 +99,7 @@ def check(experiment, config) -> None:
       visited = times.Timesteps().times(experiment.networks.schedule.num_steps, entry.steps)
       check_steps(experiment.networks, SAMPLERS[entry.sampler](), visited)
   if config.evaluation:
+    chosen(config.evaluation.get('metrics', GENERAL))
     beside.check(config)
 
 

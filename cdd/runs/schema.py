@@ -74,6 +74,7 @@ OMITTABLE = (
   'data.held_out',
   'data.joint_dropout',
   'data.condition_dropout',
+  'evaluation.metrics',
   'evaluation.mismatched',
   'optimizer.warmup',
   'optimizer.hold',
@@ -141,6 +142,7 @@ FIELDS = {
   'evaluation.count': whole(1),
   'evaluation.batch_size': whole(1),
   'evaluation.steps': COUNTS,
+  'evaluation.metrics': Field(tuple),
   'evaluation.mismatched': Field(
     object, fine=(None, 'condition', 'text').__contains__, words="'condition', 'text' or None"
   ),

@@ -6,7 +6,7 @@ from scipy.signal import convolve2d
 
 from cdd.core.errors import UserError
 from cdd.data.sources import photos
-from cdd.metrics import lpips, of_task
+from cdd.metrics import chosen, lpips
 from cdd.metrics.frechet import accumulate, features, frechet
 from cdd.metrics.psnr import psnr
 from cdd.metrics.ssim import ssim
@@ -75,9 +75,7 @@ def batches(count):
 
 
 def test_a_perfect_sampler_is_perfect_and_the_row_is_complete():
-  row, images = evaluate(
-    lambda batch, number: batch['image'], batches(2), of_task('depth'), first=6
-  )
+  row, images = evaluate(lambda batch, number: batch['image'], batches(2), chosen(), first=6)
   assert row['lpips'] == 0 and row['ssim'] == pytest.approx(1) and row['count'] == 8
   assert row['frechet'] == pytest.approx(0, abs=1e-6)
   assert row['seconds_per_image'] > 0 and images.shape == (6, 64, 64, 3)
@@ -88,4 +86,4 @@ def test_samples_that_are_not_finite_name_their_batch():
     return batch['image'] * (np.nan if number == 1 else 1)
 
   with pytest.raises(UserError, match='batch 1'):
-    evaluate(sample, batches(2), of_task('depth'))
+    evaluate(sample, batches(2), chosen())

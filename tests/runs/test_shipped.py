@@ -10,7 +10,7 @@ import tiny
 from cdd import assets
 from cdd.core import cli
 from cdd.data import tokens
-from cdd.metrics import of_task
+from cdd.metrics import chosen
 from cdd.reports import stored
 from cdd.runs import report, streams
 from cdd.runs import shipped as beside
@@ -126,7 +126,7 @@ def test_the_shipped_weights_measure_what_the_results_say(task, tmp_path):
     def sample(batch, number, steps=steps):
       return bound.sample(tree, batch, number, sampler=entry['sampler'], steps=steps)
 
-    row, _ = evaluate(sample, batches, of_task(config.data.task.name))
+    row, _ = evaluate(sample, batches, chosen(config.evaluation.metrics))
     said = documented(task, 'ours')[steps]
     # The files are float16, what was documented float32.
     assert row['lpips'] == pytest.approx(said['lpips'], rel=0.02)
