@@ -80,7 +80,7 @@ class Batches:
     dataset = grain.experimental.ZipMapDataset([dataset[row::batch_size] for row in mine])
     self._dataset = dataset.map(stacked)
     self._settings = dict(threads=threads, workers=workers)
-    self._iterator, self._next = None, 0
+    self._batch_size, self._iterator, self._next = batch_size, None, 0
 
   def __iter__(self):
     return self
@@ -93,12 +93,16 @@ class Batches:
     return batch
 
   def get_state(self) -> dict:
-    """The number of the next batch; it says nothing of threads, workers and processes."""
-    return dict(next_index=self._next)
+    """The next example; it says nothing of threads, workers, processes and the batch size."""
+    return dict(next_example=self._next * self._batch_size)
 
   def set_state(self, state: dict) -> None:
+    """Goes on with the first batch that holds no example from before."""
     self.close()
-    self._next = state['next_index']
+    if 'next_index' in state:  # A checkpoint of an older version counts batches of its size.
+      self._next = state['next_index']
+    else:
+      self._next = -(-state['next_example'] // self._batch_size)
 
   def close(self) -> None:
     """Ends what works ahead."""

@@ -9,12 +9,14 @@ from cdd.core.errors import UserError
 from cdd.training import checkpoint
 
 # What may change between a run and its resumption: how long it is, how it is shown, where and by
-# what it is computed, and how often parts of an example are left out. Anything else would make it
-# another run.
+# what it is computed, how many examples an update sees, and how often parts of them are left out.
+# Anything else would make it another run.
 FREE = (
   'evaluation',
   'log',
   'steps',
+  'accumulate',
+  'data.batch_size',
   'data.caption_dropout',
   'data.condition_dropout',
   'data.joint_dropout',

@@ -73,11 +73,12 @@ def fit(experiment, config, workdir: Path, changed: str = ''):
     stack.callback(checkpoints.close)  # Waits for what is being written.
     stack.callback(experiment.batches.close)
     if checkpoints.latest() is None:
-      state = experiment.initial()
+      state, position = experiment.initial(), None
     else:
-      state, _ = checkpoints.restore()
+      state, position = checkpoints.restore()
     start, main = int(state.step), jax.process_index() == 0
-    experiment.batches.set_state(dict(next_index=start))  # A batch for every step.
+    if position is not None:
+      experiment.batches.set_state(position)
     if changed and main:
       print(f'Going on from step {start} with {changed}.', flush=True)
     log = stack.enter_context(writers.Writer(workdir, step=start)) if main else None

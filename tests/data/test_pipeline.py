@@ -61,6 +61,16 @@ def test_a_resumed_iterator_gives_what_an_unbroken_one_gives():
   assert same(take(resumed, 8), take(unbroken, 8))
 
 
+def test_a_stream_goes_on_with_other_batch_sizes_and_repeats_nothing():
+  small = batches(batch_size=2)
+  drawn = take(small, 3)['image'][:, 0, 0, 0].tolist()
+  large = batches(batch_size=4)
+  large.set_state(small.get_state())
+  whole = take(batches(batch_size=2), 6)['image'][:, 0, 0, 0].tolist()
+  assert next(large)['image'][:, 0, 0, 0].tolist() == whole[8:12] and whole[:6] == drawn
+  assert small.get_state() == dict(next_example=6)
+
+
 def test_worker_processes_give_the_stream_of_threads_and_resume_in_it():
   alone, helped = batches(dropout=HALF), batches(dropout=HALF, workers=2)
   assert same(take(helped, 5), take(alone, 5))

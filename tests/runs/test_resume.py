@@ -71,6 +71,27 @@ def test_a_run_goes_on_with_more_steps_and_other_hardware_and_says_what_changed(
   assert checkpoint.steps(workdir / 'checkpoints') == [3, 5, 7]
 
 
+def test_a_run_goes_on_with_larger_batches_from_the_first_example_that_it_has_not_seen(
+  prior, workdir, capsys, monkeypatch
+):
+  config, seen = settings(prior), []
+  config.data.batch_size, config.accumulate, config.steps = 4, 2, 5
+  config.data.caption_dropout = 0.5
+  step = loop.Loop.step
+
+  def watched(self, state, number):
+    seen.append(self._experiment.batches.get_state()['next_example'])
+    return step(self, state, number)
+
+  monkeypatch.setattr(loop.Loop, 'step', watched)
+  loop.run(config, workdir)
+  said = capsys.readouterr().out
+  for part in ('data.batch_size=4 (was 2)', 'accumulate=2 (was 1)', 'data.caption_dropout=0.5'):
+    assert part in said
+  # Three batches of two were drawn: the next whole batch of four begins at example 8.
+  assert seen == [8, 12]
+
+
 def test_fewer_steps_than_were_made_are_refused(prior, workdir):
   config = settings(prior)
   config.steps = 2
@@ -80,12 +101,12 @@ def test_fewer_steps_than_were_made_are_refused(prior, workdir):
 
 def test_what_makes_another_run_is_refused_with_a_way_out(prior, workdir):
   config = settings(prior)
-  config.data.batch_size = 4
+  config.seed = 4
   config.steps = 9
   with pytest.raises(UserError) as error:
     configs.check(config, workdir)
-  assert 'data.batch_size: 2 there, 4 now' in str(error.value)
-  assert 'steps' not in str(error.value) and '--config.data.batch_size=2' in str(error.value)
+  assert 'seed: 0 there, 4 now' in str(error.value)
+  assert 'steps' not in str(error.value) and '--config.seed=0' in str(error.value)
 
 
 def test_a_run_that_has_not_ended_is_sampled_and_converted_at_its_newest_checkpoint(
