@@ -2,24 +2,25 @@
 
   python -m cdd.main --config=super_resolution:tiny     # 200 updates: `make demo`
   python -m cdd.main --config=super_resolution:small    # 600 updates: the table in docs/findings.md
-  python -m cdd.main --config=super_resolution          # your images: the full size
+  python -m cdd.main --config=super_resolution:tiny,data=PATH  # on your own pictures
   python -m cdd.plan --config=super_resolution --family=sd21 --topology=v5e:4x4
 
 `tiny` and `small` run on CPU cores, from the packaged prior. The full size (no word after the
-colon) is for Stable Diffusion 2.1 at 512 px on 16 chips of TPU v5e; no run of it has been measured.
-It reads two folders of image files, with captions or without (docs/own_data.md):
+colon) trains Stable Diffusion 2.1 at 512 px on 16 chips of TPU v5e. It was planned, and run with a
+small model in place of Stable Diffusion; it has not been run on such chips.
 
-  data/super_resolution/train/    # .jpg, .png, ..., at least 512 px on the shorter side
-  data/super_resolution/test/     # held out, for previews and the report
+The data, data/super_resolution or the PATH of `data=PATH`, is sharp images, with captions beside
+them or without, at least as large as a crop:
 
-Only these sharp images are needed: the low-resolution ones are made on the accelerator with
-Real-ESRGAN's degradation, and a quarter of the sides (docs/degradations.md). Fields that are likely
-to be set:
+  train/0001.jpg  train/0001.txt  test/...
 
-  --config.data.source.path=FOLDER --config.data.held_out.path=FOLDER
-  --config.data.source.size=256 --config.data.held_out.size=256      # the side of the crops
-  --config.data.task.degradation.name=stable_sr                      # milder; or bicubic, simple
-  --config.data.batch_size=4 --config.accumulate=1 --config.mesh.fsdp=1   # one device
+docs/own_data.md has all layouts. At the full size the low-resolution images are made on the
+accelerator with Real-ESRGAN's degradation, at a quarter of the sides (docs/degradations.md); milder
+ones are --config.data.task.degradation.name=stable_sr, bicubic or simple. To encode examples ahead
+of training:
+
+  python -m cdd.prepare --config=super_resolution --output=data/sr_prepared --count=1000000
+  python -m cdd.main --config=super_resolution:full,prepared=data/sr_prepared
 
 Options, after a comma: `method=finetune` trains the undistilled model that the report compares
 with, `adapter=controlnet` uses another adapter, `train=adapter` trains the adapter alone.
@@ -44,12 +45,10 @@ def photographs(config: ConfigDict, *, cache: int) -> None:
   )
 
 
-def full(config: ConfigDict) -> None:
-  config.prior = dict(path=common.HUB['sd21_base'])
-  config.model.update(dict(dtype='bfloat16', remat=True))
+def full(config: ConfigDict, chosen: dict) -> None:
+  common.large(config, common.HUB['sd21_base'])
   config.data = dict(
-    source=dict(name='image_folder', path='data/super_resolution/train', size=512, seed=0),
-    held_out=dict(name='image_folder', path='data/super_resolution/test', size=512, seed=0),
+    **common.own_data(chosen, 'data/super_resolution', size=512),
     task=dict(name='super_resolution', factor=4, degradation=dict(name='real_esrgan')),
     batch_size=256,
     caption_dropout=0.1,
@@ -57,8 +56,6 @@ def full(config: ConfigDict) -> None:
     workers=16,
   )
   config.optimizer.learning_rate = 1e-5
-  config.accumulate = 2
-  config.mesh = dict(data=-1, fsdp=16)
 
 
 def get_config(argument: str = 'full') -> ConfigDict:
@@ -71,8 +68,9 @@ def get_config(argument: str = 'full') -> ConfigDict:
     config.method.update(dict(x_weight=16.0, s_min=config.method.dt))
   config.evaluation.condition_row = 'bicubic'
   if chosen['size'] == 'full':
-    full(config)
+    full(config, chosen)
   else:
     photographs(config, cache=dict(small=8000, tiny=0)[chosen['size']])
     config.evaluation.shipped = common.shipped('super_resolution', chosen)
+    common.on_own_data(config, chosen)
   return config

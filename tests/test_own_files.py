@@ -16,12 +16,14 @@ from PIL import Image
 from cdd.data.scenes import Scenes
 
 COUNT = 12
+CONTROLNET = reference.StableDiffusionControlNetPipeline
 # Task -> the adapter, its fields at the tiny prior's size, and the pipeline that its model is in.
 TASKS = dict(
-  depth=('controlnet', ('hint_widths=(4,8)',), reference.StableDiffusionControlNetPipeline),
+  depth=('controlnet', ('hint_widths=(4,8)',), CONTROLNET),
   instruct_edit=('concat', (), reference.StableDiffusionInstructPix2PixPipeline),
   inpaint=('concat', (), reference.StableDiffusionInpaintPipeline),
   canny=('mu_mix', (), reference.StableDiffusionPipeline),
+  super_resolution=('controlnet', ('hint_widths=(4,8)',), CONTROLNET),
 )
 
 
@@ -103,7 +105,8 @@ def test_own_files_become_a_pipeline_of_the_reference_library(task, prior, tmp_p
   assert all(('edited' in row) == (task == 'instruct_edit') for row in rows)
   (sampled,) = json.loads('[' + (tmp_path / 'samples/samples.jsonl').read_text() + ']')
   drawn = np.asarray(Image.open(tmp_path / 'samples' / sampled['file']), np.float32)
-  assert drawn.shape == (40, 48, 3) and drawn.std() > 1
+  scale = 4 if task == 'super_resolution' else 1
+  assert drawn.shape == (40 * scale, 48 * scale, 3) and drawn.std() > 1
   pipeline = load(task, tmp_path / 'converted')
   assert type(pipeline) is TASKS[task][2]
   if task != 'canny':  # Whose μ-mixing adapter PyTorch runs by the code of docs/mu_mix.md.
@@ -112,7 +115,7 @@ def test_own_files_become_a_pipeline_of_the_reference_library(task, prior, tmp_p
 
 def load(task, folder):
   more = {}
-  if task == 'depth':
+  if TASKS[task][2] is CONTROLNET:
     more['controlnet'] = reference.ControlNetModel.from_pretrained(folder / 'controlnet')
     return TASKS[task][2].from_pretrained(folder, safety_checker=None, **more)
   return reference.DiffusionPipeline.from_pretrained(folder)
