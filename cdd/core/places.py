@@ -90,8 +90,10 @@ def seekable(place: Place) -> Iterator[IO[bytes]]:
     with open(place, 'rb') as file:
       yield file
     return
-  with _of(place) as (system, path), system.open(path, 'rb') as file:
-    yield file
+  with _of(place) as (system, path):
+    file = system.open(path, 'rb')
+  with file:
+    yield _Remote(place, file)
 
 
 def stamp(place: Place) -> str:
@@ -143,11 +145,44 @@ def _raise(error: OSError) -> None:
   raise error
 
 
+class _Remote(io.RawIOBase):
+  """An open file of a URL: that it cannot be read is told from what is wrong in it."""
+
+  def __init__(self, url: Place, file: IO[bytes]):
+    self._url, self._file = url, file
+
+  def readable(self):
+    return True
+
+  def seekable(self):
+    return True
+
+  def readinto(self, buffer):
+    with _said(self._url):
+      data = self._file.read(len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
+
+  def seek(self, offset, whence=io.SEEK_SET):
+    with _said(self._url):
+      return self._file.seek(offset, whence)
+
+  def tell(self):
+    return self._file.tell()
+
+
 @contextlib.contextmanager
 def _of(url: Place) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
   """(the file system of a URL, the path in it); what it raises becomes a line."""
-  try:
+  with _said(url):
     yield fsspec.core.url_to_fs(str(url))
+
+
+@contextlib.contextmanager
+def _said(url: Place) -> Iterator[None]:
+  """Makes a line of what a file system raises: almost any class of error."""
+  try:
+    yield
   except (UserError, FileNotFoundError, IsADirectoryError):
     raise
   except ImportError as error:

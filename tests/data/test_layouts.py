@@ -7,6 +7,7 @@ import re
 import aligned
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from tiny import ROOT
 
@@ -153,6 +154,11 @@ def test_a_column_may_have_every_name_of_its_array_or_the_one_that_is_set(array,
   (tmp_path / 'metadata.jsonl').write_text(json.dumps(values | dict(mine=f'x.{array}.png')))
   source = read(tmp_path, ('image', array), columns={array: 'mine'}, caption_column='text')
   aligned.check(source[0], ('image', array), (12, 12))
+  config = ConfigDict(
+    dict(name='image_folder', path=tmp_path, size=(12, 12), caption_column='text')
+  )
+  config.columns = {array: 'mine'}
+  aligned.check(bind(SOURCES, config, 'source')(('image', array))[0], ('image', array), (12, 12))
   with pytest.raises(
     UserError, match=rf"no column 'yours' \(columns\['{array}'\]\); choose one of"
   ):

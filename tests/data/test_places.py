@@ -7,6 +7,7 @@ import sys
 import aligned
 import fsspec
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from cdd.core import places
@@ -160,6 +161,32 @@ def test_a_store_that_fails_ends_the_run_and_is_not_taken_for_a_damaged_picture(
     source[0]
   with pytest.raises(UserError, match='no answer'):
     images.opened('memory://data/a.png')
+  assert not source.skipped
+
+
+def test_a_parquet_file_elsewhere_is_damaged_or_its_store_fails_and_these_are_told_apart(
+  tmp_path, memory, monkeypatch
+):
+  (tmp_path / 'here').mkdir()
+  path = aligned.parquet(tmp_path / 'here')['path']
+  group, data = pyarrow.parquet.read_metadata(path).row_group(0), bytearray(path.read_bytes())
+  chunks = [group.column(number) for number in range(group.num_columns)]
+  (start,) = [c.data_page_offset for c in chunks if c.path_in_schema == 'image.bytes']
+  data[start : start + 60] = bytes(60)
+  path.write_bytes(data)
+  url = upload(tmp_path / 'here', memory)
+  source = make('parquet', ('image',), path=url)
+  seen = {source[index]['caption'] for index in range(60)}
+  assert seen == {f'number {number}' for number in range(3, 10)}
+  assert len(source.skipped) == 3 and all('group 0' in name for name in source.skipped)
+  source = make('parquet', ('image', 'mask'), path=url)  # Columns of which none is cached.
+
+  def failing(*args):
+    raise TimeoutError('no answer from the store')
+
+  monkeypatch.setattr(type(memory.open('/data/a.parquet')), 'read', failing)
+  with pytest.raises(UserError, match=r'a\.parquet cannot be read: no answer from the store'):
+    source[0]
   assert not source.skipped
 
 
