@@ -22,7 +22,7 @@ from cdd.data.scenes import Scenes
 from cdd.data.tasks.depth import depth
 from cdd.metrics import depth as reader
 
-SIZE, BATCH, HELD_OUT = 64, 32, 512
+SIZE, BATCH, HELD_OUT = 64, 16, 512
 
 
 def pairs(start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,6 +88,6 @@ def main() -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_string('weights', None, 'The file to write.', required=True)
-  flags.DEFINE_integer('scenes', 10_000, 'How many scenes it is trained on.', lower_bound=32)
-  flags.DEFINE_integer('updates', 4000, 'How many updates.', lower_bound=1)
+  flags.DEFINE_integer('scenes', 6000, 'How many scenes it is trained on.', lower_bound=32)
+  flags.DEFINE_integer('updates', 2500, 'How many updates.', lower_bound=1)
   cli.run(main)
