@@ -1,4 +1,4 @@
-"""Trains the network that reads depth of rendered scenes (cdd.metrics.depth): 10 minutes on a CPU.
+"""Trains the network that reads depth of rendered scenes (cdd.metrics.depth): 6 minutes on a CPU.
 
 python -m benchmarks.depth_reader --weights=cdd/assets/depth_reader.safetensors
 

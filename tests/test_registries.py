@@ -144,9 +144,12 @@ def test_a_task_makes_aligned_arrays_of_an_example_and_a_condition_of_a_users_pi
   assert all(np.array_equal(out[key], again[key]) for key in out)
   assert all(array.dtype == np.float32 for key, array in out.items() if key != 'caption')
   check_example(out, size=(16, 24))
-  picture = Image.fromarray((255 * image).astype(np.uint8))
+  hole = np.zeros((16, 24, 1))
+  hole[:, 12:] = 1  # What is transparent is painted by the task that asks for it.
+  picture = Image.fromarray((255 * np.concatenate([image, 1 - hole], axis=2)).astype(np.uint8))
   condition = task.from_picture(picture)
-  assert condition.dtype == np.float32 and condition.ndim == 3 and condition.shape[2] == 3
+  assert condition.dtype == np.float32 and condition.ndim == 3
+  assert condition.shape[2] == 3 + ('mask' in out)
   assert condition.min() >= 0 and condition.max() <= 1
 
 

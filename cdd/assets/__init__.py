@@ -16,7 +16,7 @@ LIST = FOLDER / 'shipped.json'  # Sizes and sums, written by .ci/assets.py.
 
 # How a file, or every file of a folder, was made.
 MADE = {
-  'depth_reader.safetensors': 'python -m benchmarks.depth_reader',
+  'depth_reader.safetensors': 'python -m benchmarks.depth_reader --weights=...',
   'lpips_alex.safetensors': (
     "torchvision's alexnet(weights='IMAGENET1K_V1').features as float16, and the heads of "
     "lpips.LPIPS(net='alex') of lpips 0.1.4 as float32"

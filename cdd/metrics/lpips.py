@@ -8,11 +8,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from cdd import assets
+from cdd.core.errors import UserError
 from cdd.core.types import Array, Params
 from cdd.metrics.metric import mean_of
 
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
+LEAST = 32
 # torchvision's indices: (index, stride, padding, max-pool before)
 LAYERS = ((0, 4, 2, False), (3, 1, 2, True), (6, 1, 1, True), (8, 1, 1, False), (10, 1, 1, False))
 
@@ -46,7 +48,14 @@ def features(params: Params, images: Array) -> list[Array]:
 
 
 def lpips(params: Params, a: Array, b: Array) -> Array:
-  """The perceptual distance [b] of images [b, H, W, 3] in [0, 1]; at least 32 pixels a side."""
+  """The perceptual distance [b] of images [b, H, W, 3] in [0, 1].
+
+  Raises:
+    UserError: a side is shorter than 32 pixels, of which nothing is left in the last layers.
+  """
+  if min(a.shape[1:3]) < LEAST:
+    size = ' x '.join(map(str, a.shape[1:3]))
+    raise UserError(f'LPIPS needs images of {LEAST} x {LEAST} pixels or more, not of {size}.')
   total = jnp.zeros(a.shape[0], jnp.float32)
   pairs = zip(features(params, a), features(params, b), strict=True)
   for index, (one, other) in enumerate(pairs):

@@ -50,7 +50,7 @@ def run(config, folder: Path, *, count: int, shards: int, batch_size: int) -> No
   Raises:
     UserError: the folder holds the examples of another config, or the config trains an encoder.
   """
-  stream = streams.training(config)
+  stream = streams.training(config, folder)
   if not 1 <= count <= len(stream.source):
     raise UserError(f'Cannot prepare {count} of {len(stream.source)} examples (--count).')
   if not 1 <= shards <= count:

@@ -87,3 +87,11 @@ def test_samples_that_are_not_finite_name_their_batch():
 
   with pytest.raises(UserError, match='batch 1'):
     evaluate(sample, batches(2), chosen())
+
+
+def test_images_that_are_too_small_for_lpips_are_named():
+  small = np.zeros((1, 16, 24, 3), np.float32)
+  with pytest.raises(
+    UserError, match='LPIPS needs images of 32 x 32 pixels or more, not of 16 x 24'
+  ):
+    lpips.of_images(small, small)
