@@ -11,7 +11,7 @@ what the one before it exported.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -41,14 +41,23 @@ HELD_OUT, BATCH = 128, 32
 TIMES = (200, 400, 600, 800, 1000)
 
 
-def held_out_error(experiment) -> Callable:
-  """(parameters) -> {time: mean squared error of v} on held-out examples, the same noise always."""
+def held_out_error(experiment, kinds: Sequence[str]) -> Callable:
+  """(parameters) -> {kind: {time: mean squared error of v}}, the same noise always.
+
+  Args:
+    kinds: what the held-out source takes in turn: scenes and photographs are learnt unlike.
+  """
   networks = experiment.networks
   settings = dict(schedule=networks.schedule, num_steps=networks.schedule.num_steps)
   encode = jax.jit(networks.encode)
   examples = experiment.held_out(HELD_OUT, BATCH)
   for raw in examples:
     raw['image_latents'] = np.asarray(encode(experiment.frozen, raw['image']))
+  whole = {name: np.concatenate([raw[name] for raw in examples]) for name in examples[0]}
+  of_kind = {
+    kind: {name: array[place :: len(kinds)] for name, array in whole.items()}
+    for place, kind in enumerate(kinds)
+  }
 
   @jax.jit
   def measure(params, frozen, raw, t, rng):
@@ -59,18 +68,18 @@ def held_out_error(experiment) -> Callable:
     return METHODS['finetune'].loss(nets, batch, rng, 0, sample_t=same, **settings)[0]
 
   def error(params):
-    losses = lambda t: [
-      measure(params, experiment.frozen, raw, t, jax.random.key(number))
-      for number, raw in enumerate(examples)
-    ]
-    return {t: float(np.mean(losses(t))) for t in TIMES}
+    return {
+      kind: {t: float(measure(params, experiment.frozen, raw, t, jax.random.key(0))) for t in TIMES}
+      for kind, raw in of_kind.items()
+    }
 
   return error
 
 
 def watched(experiment, config, *, every: int, show: Callable[[str], None]):
   """The same experiment, which shows a line after every so many updates."""
-  error, begun, done = held_out_error(experiment), time.perf_counter(), None
+  kinds = [source['name'] for source in config.data.held_out.sources]
+  error, begun, done = held_out_error(experiment, kinds), time.perf_counter(), None
 
   def step(state, batch):
     nonlocal begun, done
@@ -87,14 +96,20 @@ def watched(experiment, config, *, every: int, show: Callable[[str], None]):
   return experiment._replace(step=step)
 
 
-def line(done: int, config, found: dict[int, float], rate: float) -> str:
+def line(done: int, config, found: dict[str, dict[int, float]], rate: float) -> str:
   """What the log says: examples, held-out error, speed and time left."""
   batch = config.data.batch_size
-  by_time = ' '.join(f't {t}: {value:.4f}' for t, value in found.items())
+
+  def said(kind, by_time):
+    values = ' '.join(f't {t}: {value:.4f}' for t, value in by_time.items())
+    return f'{kind} {np.mean([*by_time.values()]):.4f} ({values})'
+
+  errors = ', '.join(said(*each) for each in found.items())
+  left = (config.steps - done) / rate / 3600
   return (
     f'{time.strftime("%Y-%m-%d %H:%M")} {config.name}: {done * batch:,} of '
-    f'{config.steps * batch:,} examples; held-out error of v {np.mean([*found.values()]):.4f} '
-    f'({by_time}); {rate * batch:.1f} examples/s; {(config.steps - done) / rate / 3600:.1f} h left'
+    f'{config.steps * batch:,} examples; held-out error of v: {errors}; '
+    f'{rate * batch:.1f} examples/s; {left:.1f} h left'
   )
 
 

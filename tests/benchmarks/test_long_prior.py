@@ -26,7 +26,7 @@ def test_a_stage_says_how_far_it_is_and_is_not_trained_again(config, tmp_path):
   shown = []
   assert long_prior.fit(config, tmp_path / 'run', every=1, show=shown.append)
   first, second = shown[1:]
-  assert re.search(r': 2 of 4 examples; held-out error of v \d', first)
+  assert re.search(r': 2 of 4 examples; held-out error of v: scenes \d.*, photos \d', first)
   assert re.search(r': 4 of 4 examples; .*t 1000: .* 0.0 h left', second)
   assert (tmp_path / 'run/export/vae/config.json').read_text().count('"patch": 2') == 1
   shown.clear()
