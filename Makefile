@@ -35,10 +35,12 @@ bench: .venv/test.done
 photos: .venv/demo.done
 	$(BIN)/python -m benchmarks.photos --folder=$(PHOTOS)
 
-# In the background, where it left off: the log says how far it is.
+# In the background, where it left off: the log says how far it is. STAGES=long_1,long_end ends it
+# after the first part.
 prior: photos
 	mkdir -p $(PRIOR)
 	CDD_PHOTOS=$(PHOTOS) $(BACKGROUND) $(BIN)/python -m benchmarks.long_prior --home=$(PRIOR) \
+	  $(if $(STAGES),--stages=$(STAGES)) \
 	  >> $(PRIOR)/log.txt 2>&1 < /dev/null &
 	@echo 'See $(PRIOR)/log.txt; `make prior-stop` has it save and leave.'
 

@@ -33,9 +33,10 @@ from configs import pretrain
 
 HOME = flags.DEFINE_string('home', None, 'Where the stages live.', required=True)
 STAGES = flags.DEFINE_list(
-  'stages', list(pretrain.LONG), 'Stages of configs/pretrain.py, in order.'
+  'stages', [*pretrain.LONG, 'long_end'], 'Stages of configs/pretrain.py, in order.'
 )
 EVERY = flags.DEFINE_integer('every', 500, 'Updates from one line to the next.')
+MEASURE = flags.DEFINE_bool('measure', False, 'Only measures what the newest stage has reached.')
 EXPORT = flags.DEFINE_bool('export', False, 'Only exports the newest checkpoint.')
 HELD_OUT, BATCH = 128, 32
 TIMES = (200, 400, 600, 800, 1000)
@@ -99,18 +100,22 @@ def watched(experiment, config, *, every: int, show: Callable[[str], None]):
 def line(done: int, config, found: dict[str, dict[int, float]], rate: float) -> str:
   """What the log says: examples, held-out error, speed and time left."""
   batch = config.data.batch_size
-
-  def said(kind, by_time):
-    values = ' '.join(f't {t}: {value:.4f}' for t, value in by_time.items())
-    return f'{kind} {np.mean([*by_time.values()]):.4f} ({values})'
-
-  errors = ', '.join(said(*each) for each in found.items())
   left = (config.steps - done) / rate / 3600
   return (
     f'{time.strftime("%Y-%m-%d %H:%M")} {config.name}: {done * batch:,} of '
-    f'{config.steps * batch:,} examples; held-out error of v: {errors}; '
+    f'{config.steps * batch:,} examples; held-out error of v: {said(found)}; '
     f'{rate * batch:.1f} examples/s; {left:.1f} h left'
   )
+
+
+def said(found: dict[str, dict[int, float]]) -> str:
+  """Errors by kind and time, in words."""
+
+  def of_kind(kind, by_time):
+    values = ' '.join(f't {t}: {value:.4f}' for t, value in by_time.items())
+    return f'{kind} {np.mean([*by_time.values()]):.4f} ({values})'
+
+  return ', '.join(of_kind(*each) for each in found.items())
 
 
 def fit(config, workdir: Path, *, every: int, show: Callable[[str], None]) -> bool:
@@ -155,6 +160,22 @@ def give_way() -> None:
       Path('/proc/self/autogroup').write_text('19')
 
 
+def measure(config, workdir: Path) -> None:
+  """Prints the held-out error of a stage's start, of its averaged weights and of its last ones."""
+  config.data.cache = 0
+  experiment = experiments.experiment(config, workdir)
+  experiment.batches.close()
+  kinds = [source['name'] for source in config.data.held_out.sources]
+  error = held_out_error(experiment, kinds)
+  checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', experiment.abstract, keep=2)
+  rows = {'start': experiment.initial().params}
+  if checkpoints.latest() is not None:
+    state, _ = checkpoints.restore()
+    rows |= {f'step {int(state.step)}, averaged': state.evaluated, 'not averaged': state.params}
+  for label, params in rows.items():
+    print(f'{config.name}, {label}: {said(error(params))}', flush=True)
+
+
 def stages(names: Iterable[str], folder: Path):
   """(config, workdir) of each stage: the first starts from what its config says."""
   before = None
@@ -177,11 +198,11 @@ def train_all(todo, show: Callable[[str], None]) -> None:
 def main() -> None:
   folder = Path(HOME.value)
   folder.mkdir(parents=True, exist_ok=True)
-  if EXPORT.value:
+  if EXPORT.value or MEASURE.value:
     begun = [one for one in stages(STAGES.value, folder) if (one[1] / 'checkpoints').exists()]
     if not begun:
       raise UserError(f'{folder} has no checkpoint yet.')
-    export_now(*begun[-1])
+    (measure if MEASURE.value else export_now)(*begun[-1])
     return
   try:
     with filelock.FileLock(folder / 'lock', timeout=0):

@@ -245,9 +245,9 @@ def long(part: int) -> ConfigDict:
   """A twelfth of three million examples on top of the packaged prior, in the background.
 
   Each part has examples of its own, encoded before it begins (minutes, all that a stop can cost),
-  and goes on from the one before (benchmarks/long_prior.py); the last brings the learning rate to
-  0. Of 12 examples 8 are scenes, 2 photographs, one a texture and one a nebula. As in
-  `prior_longest`, text encoder and autoencoder are frozen.
+  and goes on from the one before (benchmarks/long_prior.py). Of 12 examples 8 are scenes, 2
+  photographs, one a texture and one a nebula. As in `prior_longest`, text encoder and autoencoder
+  are frozen.
   """
   config = prior_longest()
   config.prior = dict(path='packaged')
@@ -265,9 +265,22 @@ def long(part: int) -> ConfigDict:
   config.data.cache = 48_000
   config.method.sample_t = dict(name='per_example')
   config.target.decay = 0.9995
-  last = part == len(LONG)
-  config.optimizer.update(dict(warmup=200, decay='linear' if last else 'constant', hold=0.1))
+  config.optimizer.update(dict(warmup=200, decay='constant', hold=0.1))
   config.log.update(dict(every=50, samples_every=4000, checkpoint_every=250))
+  return config
+
+
+def long_end() -> ConfigDict:
+  """Brings the learning rate to 0 after any of these parts: 96,000 examples, of 32,000 new ones.
+
+  At a constant rate the weights keep a distance from the best ones near by, which this closes.
+  """
+  config = long(len(LONG) + 1)
+  config.name = 'pretrain_long_end'
+  config.steps = 3000
+  config.data.cache = 32_000
+  config.target.decay = 0.998
+  config.optimizer.update(dict(warmup=100, decay='linear', hold=0.0))
   return config
 
 
@@ -327,6 +340,7 @@ STAGES = dict(
   prior_longest=prior_longest,
   gpu_autoencoder=gpu_autoencoder,
   gpu_prior=gpu_prior,
+  long_end=long_end,
   **{f'long_{part}': partial(long, part) for part in range(1, len(LONG) + 1)},
   **{f'shape_{name}': partial(shape, name, **settings) for name, settings in SHAPES.items()},
 )
