@@ -3,9 +3,10 @@
 python -m benchmarks.degradation [--rounds=10] [--images=8] [--side=512] [--preset=real_esrgan]
 
 Both make images of a quarter of the side, in float32, with as many threads as the process has
-cores. PyTorch's stages are written as they are published (benchmarks/torch_degradation.py); there a
-batch shares its scales, so that a lap of it draws one of each. Ours is the compiled device stage of
-the task, with the enlargement to the full side that PyTorch's leaves out.
+cores. PyTorch's stages are written as they are published (benchmarks/torch_degradation.py): a batch
+shares its scales, modes and kinds of noise, which differ from round to round. Ours is the compiled
+device stage of the task, where every image has its own, with the enlargement to the full side that
+PyTorch's leaves out.
 """
 
 import argparse
@@ -43,15 +44,13 @@ def ours(images: np.ndarray, preset: str) -> Callable[[], None]:
   return run
 
 
-def in_torch(images: np.ndarray, preset: str, *, size: int) -> Callable[[], None]:
-  """The images in batches of `size`: each batch has its own draws."""
-  batches = torch.tensor(images.transpose(0, 3, 1, 2).copy()).split(size)
+def in_torch(images: np.ndarray, preset: str) -> Callable[[], None]:
+  batch = torch.tensor(images.transpose(0, 3, 1, 2).copy())
   rng = np.random.default_rng(0)
 
   def run():
     with torch.no_grad():
-      for batch in batches:
-        theirs.degraded(batch, rng, RECIPES[preset], FACTOR)
+      theirs.degraded(batch, rng, RECIPES[preset], FACTOR)
 
   return run
 
@@ -65,20 +64,20 @@ def main():
   arguments = parser.parse_args()
   torch.set_num_threads(THREADS)
   images = crops(arguments.images, arguments.side)
-  contestants = {
-    'ours': ours(images, arguments.preset),
-    'PyTorch, one by one': in_torch(images, arguments.preset, size=1),
-    'PyTorch, a batch': in_torch(images, arguments.preset, size=len(images)),
-  }
-  side, load = arguments.side, os.getloadavg()[0]
-  print(f'{arguments.preset}: {side} px -> {side // FACTOR} px, {len(images)} images a lap')
-  print(f'{THREADS} threads; the load of the machine was {load:.1f} before the first lap')
+  contestants = dict(
+    ours=ours(images, arguments.preset), PyTorch=in_torch(images, arguments.preset)
+  )
+  side, before = arguments.side, os.getloadavg()[0]
   laps = clock.race(contestants, rounds=arguments.rounds)
-  print(clock.table(laps, reference='PyTorch, one by one'))
+  print(f'{arguments.preset}: {side} px -> {side // FACTOR} px, {len(images)} images a round')
+  shared = 'the cores were shared' if before > 0.5 else 'the cores were idle'
+  print(
+    f'{THREADS} threads; {shared}: a load of {before:.1f} before, {os.getloadavg()[0]:.1f} after'
+  )
+  print(clock.table(laps, reference='PyTorch'))
   rates = {name: 1e3 * len(images) / clock.median(row) for name, row in laps.items()}
-  print(', '.join(f'{name}: {rate:.1f} images/s' for name, rate in rates.items()))
-  fastest = max(rate for name, rate in rates.items() if name != 'ours')
-  print(f'ours / the faster of the two: {rates["ours"] / fastest:.2f}')
+  print(', '.join(f'{name} {rate:.1f} images/s' for name, rate in rates.items()), end='; ')
+  print(f'ours / PyTorch {rates["ours"] / rates["PyTorch"]:.2f}')
 
 
 if __name__ == '__main__':

@@ -34,14 +34,13 @@ SHIFT = np.float32([0, 128, 128])[:, None, None]
 SMALLEST = 1e-6  # Of the factor of the tables, which is 0 at quality 100.
 
 
-def _basis() -> np.ndarray:
-  """The cosines of 8 x 8 blocks, [row, column, vertical, horizontal frequency]."""
+def _waves() -> np.ndarray:
+  """The orthonormal cosines of 8 pixels, [pixel, frequency]."""
   angles = (2 * np.arange(8)[:, None] + 1) * np.arange(8) * np.pi / 16
-  waves = np.cos(angles) * np.where(np.arange(8) == 0, 0.5**0.5, 1) / 2
-  return np.einsum('iu,jv->ijuv', waves, waves).astype(np.float32)
+  return (np.cos(angles) * np.where(np.arange(8) == 0, 0.5**0.5, 1) / 2).astype(np.float32)
 
 
-BASIS = _basis()
+WAVES = _waves()
 
 
 def tables(quality: Array, *, basicsr_compat: bool) -> tuple[Array, Array]:
@@ -60,15 +59,21 @@ def tables(quality: Array, *, basicsr_compat: bool) -> tuple[Array, Array]:
   return jnp.clip(luma, 1, 255), jnp.clip(chroma, 1, 255)
 
 
+def _turned(plane: Array, waves: np.ndarray) -> Array:
+  """Every 8 x 8 block of a plane [H, W] times `waves`, of its rows and of its columns."""
+  height, width = plane.shape
+  plane = plane.reshape(height // 8, 8, width)
+  plane = jnp.einsum('aiw,iu->auw', plane, waves, precision=Precision.HIGHEST)
+  plane = plane.reshape(height, width // 8, 8)
+  plane = jnp.einsum('hbj,jv->hbv', plane, waves, precision=Precision.HIGHEST)
+  return plane.reshape(height, width)
+
+
 def _quantised(plane: Array, table: Array) -> Array:
   """What is left of a plane [H, W] in 0..255."""
   height, width = plane.shape
-  blocks = (plane - 128).reshape(height // 8, 8, width // 8, 8)
-  waves = jnp.einsum('aibj,ijuv->abuv', blocks, BASIS, precision=Precision.HIGHEST)
-  table = table[None, None]
-  waves = jnp.round(waves / table) * table
-  blocks = jnp.einsum('abuv,ijuv->aibj', waves, BASIS, precision=Precision.HIGHEST)
-  return blocks.reshape(height, width) + 128
+  steps = jnp.tile(table, (height // 8, width // 8))
+  return _turned(jnp.round(_turned(plane - 128, WAVES) / steps) * steps, WAVES.T) + 128
 
 
 def _mixed(matrix: np.ndarray, image: Array) -> Array:

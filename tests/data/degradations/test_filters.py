@@ -10,6 +10,7 @@ from benchmarks import torch_degradation as reference
 from cdd.data.degradations import filters
 from cdd.data.degradations.sharpen import sharpened
 
+torch.set_num_threads(1)
 RNG = np.random.default_rng(0)
 IMAGE = RNG.uniform(size=(3, 40, 52)).astype(np.float32)
 
@@ -21,6 +22,19 @@ def test_an_image_that_fills_a_part_of_its_canvas_is_filtered_as_if_alone(size):
   part = torch.tensor(IMAGE[None, :, : size[0], : size[1]])
   theirs = reference.filter2d(part, torch.tensor(kernel[None]))[0].numpy()
   np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize('width', [1, 5, 21, 51])
+def test_the_form_for_tpus_is_that_of_other_platforms(width):
+  kernel = RNG.normal(size=(width, width)).astype(np.float32) / width
+  image = RNG.uniform(size=(3, 30 + width, 19 + width)).astype(np.float32)
+  ours = jax.jit(filters.in_blocks)(image, kernel)
+  assert ours.shape == (3, 31, 20)
+  np.testing.assert_allclose(ours, filters.by_fourier(image, kernel), atol=1e-5)
+  theirs = torch.nn.functional.conv2d(
+    torch.tensor(image)[:, None], torch.tensor(kernel)[None, None]
+  )
+  np.testing.assert_allclose(ours, theirs[:, 0].numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize('count', [1, 2, 3, 7])

@@ -12,6 +12,7 @@ from benchmarks import torch_degradation as reference
 from cdd import assets
 from cdd.data.degradations import jpeg
 
+torch.set_num_threads(1)
 compressed = jax.jit(jpeg.compressed, static_argnames='basicsr_compat')
 QUALITIES = (30.0, 47.3, 60.0, 88.8, 95.0)
 

@@ -10,6 +10,7 @@ from scipy import stats
 from benchmarks import torch_degradation as reference
 from cdd.data.degradations import noise
 
+torch.set_num_threads(1)
 RNG = np.random.default_rng(0)
 GREY = np.full((3, 64, 64), 0.5, np.float32)
 

@@ -7,6 +7,7 @@ import torch
 
 from cdd.data.degradations import resize
 
+torch.set_num_threads(1)
 RNG = np.random.default_rng(0)
 SIDE = 48
 IMAGE = RNG.uniform(size=(3, SIDE, SIDE)).astype(np.float32)
