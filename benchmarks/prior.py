@@ -1,6 +1,6 @@
 """What a prior makes of captions alone: its error of v on held-out scenes, and a picture.
 
-python -m benchmarks.prior [--model=FOLDER] [--out=docs/results/prior.png]
+python -m benchmarks.prior [--model=FOLDER] [--out=docs/results/prior.webp]
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from cdd.core import files
 from cdd.core.types import Batch, Nets
 from cdd.data.scenes import Scenes
 from cdd.methods import finetune
@@ -18,7 +19,7 @@ from cdd.sampling import Pipeline, load
 from configs.pretrain import CAPTIONS
 
 MODEL = flags.DEFINE_string('model', 'packaged', 'What cdd.sample takes.')
-OUT = flags.DEFINE_string('out', 'docs/results/prior.png', 'The picture.')
+OUT = flags.DEFINE_string('out', 'docs/results/prior.webp', 'The picture.')
 HELD_OUT, SIZE = 256, 64  # Scenes below 10,000 are never trained on.
 TIMES = (200, 400, 600, 800, 1000)
 
@@ -52,7 +53,7 @@ def main(arguments):
   for guidance, seed in ((1.0, 0), (3.0, 0), (3.0, 100), (3.0, 200)):
     images = model(list(CAPTIONS), seeds=seed, guidance=guidance, steps=50, sampler='ddim')
     columns[f'guidance {guidance:g}, seed {seed}'] = images
-  grid.save_png(Path(OUT.value), grid.grid(columns, scale=2))
+  files.write(Path(OUT.value), grid.encode(grid.grid(columns, scale=2), 'webp'))
   print(f'{OUT.value}, by row:', *CAPTIONS, sep='\n  ')
 
 

@@ -14,7 +14,7 @@ from cdd import assets
 from cdd.core.types import Array, Params
 from cdd.metrics.metric import mean_of
 
-WIDTHS = (16, 32, 48, 64)  # Of the levels; each halves the one above.
+WIDTHS = (12, 16, 24, 32)  # Of the levels; each halves the one above.
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
@@ -65,7 +65,21 @@ def _conv(params: Params, name: str, x: Array, *, stride: int = 1) -> Array:
 @functools.cache
 def load() -> Params:
   """The packaged weights, float32 on the host."""
-  return {name: leaf.astype(np.float32) for name, leaf in load_file(assets.DEPTH).items()}
+  return unpacked(load_file(assets.DEPTH))
+
+
+def packed(params: Params) -> dict[str, np.ndarray]:
+  """The parameters as they are stored: each in 255 levels of its largest value, its `.scale`."""
+  out = {}
+  for name, leaf in params.items():
+    scale = np.abs(leaf).max() / 127
+    out[name], out[f'{name}.scale'] = np.int8(np.round(leaf / scale)), np.float32([scale])
+  return out
+
+
+def unpacked(stored: dict[str, np.ndarray]) -> Params:
+  """The parameters of what `packed` made."""
+  return {name: np.float32(stored[name]) * stored[f'{name}.scale'] for name in shapes()}
 
 
 _compiled = jax.jit(read)

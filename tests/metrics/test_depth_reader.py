@@ -29,6 +29,14 @@ def test_what_is_read_hardly_changes_with_a_little_noise():
   assert depth.error(noisy, condition).mean() < 1.3 * depth.error(images, condition).mean()
 
 
+def test_what_is_stored_is_nearest_of_255_levels():
+  rng = np.random.default_rng(0)
+  params = {name: rng.normal(size=shape) for name, shape in depth.shapes().items()}
+  back = depth.unpacked(depth.packed(params))
+  for name, leaf in params.items():
+    assert np.abs(back[name] - leaf).max() <= 0.501 * np.abs(leaf).max() / 127
+
+
 def test_the_network_equals_pytorchs():
   images, params = pairs()[0][:2], depth.load()
   assert {name: leaf.shape for name, leaf in params.items()} == depth.shapes()
