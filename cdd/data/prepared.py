@@ -1,5 +1,7 @@
 """Owns examples encoded ahead by `cdd.prepare`: shards of latents, conditions and text states."""
 
+import bisect
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +11,15 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from cdd.core.errors import UserError
+from cdd.core.registry import fits
 from cdd.core.words import counted
+from cdd.data import images
 
 MANIFEST, EMPTY = 'manifest.json', 'empty.safetensors'
 LATENTS, DEVIATION = 'image_latents', 'image_deviation'
-CAPTION = 'caption'
+CAPTION, ORIGIN = 'caption', 'origin'
 TEXT = ('states', 'pooled')  # What the U-Net reads of a prompt (`types.Text`).
+PATTERN = 'examples-*.arrayrecord'
 
 
 class Prepared:
@@ -29,19 +34,25 @@ class Prepared:
   def __init__(self, folder: Path, sample_posterior: bool):
     self._folder, self._sample = folder, sample_posterior
     self.manifest = manifest(folder)
-    names = [shard(index, self.manifest['shards']) for index in range(self.manifest['shards'])]
-    missing = [name for name in names if not (folder / name).exists()]
-    if missing:
+    count, shards = self.manifest['count'], self.manifest['shards']
+    refuse_missing(folder, shards)
+    names = [shard(index, shards) for index in range(shards)]
+    self._starts = bounds(count, shards)[:-1]
+    self._origins = [origin(self.manifest, name) for name in names]
+    try:
+      self._records = grain.sources.ArrayRecordDataSource([str(folder / name) for name in names])
+    except Exception as error:  # ArrayRecord names neither the class of an error nor the file.
       raise UserError(
-        f'{folder} lacks {len(missing)} of {counted(len(names), "shard")}, {missing[0]} the first: '
-        'its preparation has not ended. Give the same command again to go on with it.'
-      )
-    self._records = grain.sources.ArrayRecordDataSource([str(folder / name) for name in names])
-    if len(self._records) != self.manifest['count']:
+        f'A shard in {folder} cannot be read: {images.reason(error)}. Delete those that are cut '
+        'off, and give the command that made them again.'
+      ) from error
+    if len(self._records) != count:
       raise UserError(
-        f'{folder} holds {len(self._records)} examples, not the {self.manifest["count"]} of '
-        f'{MANIFEST}.'
+        f'{folder} holds {len(self._records)} examples, not the {count} of {MANIFEST}.'
       )
+    for start in self._starts:  # That all shards are of this manifest.
+      self._arrays(start)
+    self._empty = self._no_prompt()
 
   def __len__(self):
     return self.manifest['count']
@@ -50,12 +61,35 @@ class Prepared:
     index = int(index)
     if not 0 <= index < len(self):
       raise IndexError(f'Example {index} is out of range; choose one of 0..{len(self) - 1}.')
-    arrays = load(self._records[index])
+    arrays = self._arrays(index)
     caption = arrays.pop(CAPTION).tobytes().decode()
     text = {name: arrays.pop(name).astype(np.float32) for name in TEXT if name in arrays}
     return {name: as_float(array) for name, array in arrays.items()} | dict(
       caption=caption, text=text
     )
+
+  def _arrays(self, index: int) -> dict[str, np.ndarray]:
+    """The arrays of a record.
+
+    Raises:
+      UserError: its shard is damaged, or of other examples than those of the manifest.
+    """
+    which = bisect.bisect_right(self._starts, index) - 1
+    name = shard(which, len(self._starts))
+    try:
+      arrays = load(self._records[index])
+      found = arrays.pop(ORIGIN).tobytes()
+    except Exception as error:  # Of a damaged file, of many classes.
+      raise UserError(
+        f'Example {index} of {self._folder} cannot be read: {images.reason(error)}. Delete {name} '
+        'there, and give the command that made it again.'
+      ) from error
+    if found != self._origins[which]:
+      raise UserError(
+        f'{self._folder / name} was not prepared with the {MANIFEST} beside it: it is from another '
+        f'folder or under another name, or {MANIFEST} was edited. Prepare into a new folder.'
+      )
+    return arrays
 
   def draw(self, example: dict, rng: np.random.Generator) -> dict:
     """The example with the latents of its image, of shape [h, w, c]."""
@@ -69,8 +103,17 @@ class Prepared:
     """What the text encoders made of the empty prompt; no other can be read."""
     if text:
       raise UserError(f'{self} holds the states of its own captions alone, not of {text!r}.')
-    arrays = load((self._folder / EMPTY).read_bytes())
-    return {name: arrays[name].astype(np.float32) for name in TEXT if name in arrays}
+    return dict(self._empty)
+
+  def _no_prompt(self) -> dict[str, np.ndarray]:
+    path = self._folder / EMPTY
+    try:
+      arrays = load(path.read_bytes())
+      return {name: arrays[name].astype(np.float32) for name in TEXT if name in arrays}
+    except Exception as error:
+      raise UserError(
+        f'{path} cannot be read: {images.reason(error)}. Give the command that made it again.'
+      ) from error
 
   def __repr__(self):
     return f'prepared({self._folder.name!r})'
@@ -80,18 +123,50 @@ def manifest(folder: Path) -> dict:
   """What manifest.json says.
 
   Raises:
-    UserError: there is none that can be read.
+    UserError: there is none that can be read, or its numbers are none.
   """
   path = folder / MANIFEST
   try:
-    return json.loads(path.read_text())
-  except FileNotFoundError as error:
+    fields = json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(
       f'{folder} holds no prepared examples: there is no {path}. Make them by python -m '
       'cdd.prepare.'
     ) from error
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise UserError(f'{path} cannot be read: {error}') from error
+  count, shards = (
+    fields.get(name) if isinstance(fields, dict) else None for name in ('count', 'shards')
+  )
+  if not (fits(count, int) and fits(shards, int) and 1 <= shards <= count):
+    raise UserError(
+      f'{path} is damaged: it must be an object with whole numbers, 1 <= shards <= count, not '
+      f'{shards!r} and {count!r}.'
+    )
+  return fields
+
+
+def refuse_missing(folder: Path, shards: int) -> None:
+  """Refuses a folder that lacks some of its shards; a UserError names the first."""
+  there = {path.name for path in folder.glob(PATTERN)}
+  first = next((index for index in range(shards) if shard(index, shards) not in there), None)
+  if first is not None:
+    names = [name for name in there if name.endswith(f'-of-{shards:05d}.arrayrecord')]
+    raise UserError(
+      f'{folder} lacks {shards - len(names)} of {counted(shards, "shard")}, '
+      f'{shard(first, shards)} the first: its preparation has not ended. Give the same command '
+      'again to go on with it.'
+    )
+
+
+def bounds(count: int, shards: int) -> list[int]:
+  """The first example of each shard, and how many there are in all."""
+  return [index * count // shards for index in range(shards + 1)]
+
+
+def origin(fields: Mapping, name: str) -> bytes:
+  """What the records of a shard say of where they are from: its manifest and its name."""
+  return hashlib.sha256(f'{json.dumps(fields, sort_keys=True)} {name}'.encode()).digest()[:8]
 
 
 def shard(index: int, count: int) -> str:
@@ -99,10 +174,11 @@ def shard(index: int, count: int) -> str:
   return f'examples-{index:05d}-of-{count:05d}.arrayrecord'
 
 
-def record(arrays: Mapping[str, np.ndarray], caption: str) -> bytes:
-  """An example as a record: a safetensors file, the caption being an array of its bytes."""
-  words = np.frombuffer(caption.encode(), np.uint8)
-  return save({name: np.ascontiguousarray(a) for name, a in arrays.items()} | {CAPTION: words})
+def record(arrays: Mapping[str, np.ndarray], caption: str, origin: bytes) -> bytes:
+  """An example as a record: a safetensors file, the texts being arrays of their bytes."""
+  texts = {CAPTION: caption.encode(), ORIGIN: origin}
+  words = {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
+  return save({name: np.ascontiguousarray(a) for name, a in arrays.items()} | words)
 
 
 def as_float(array: np.ndarray) -> np.ndarray:

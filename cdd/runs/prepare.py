@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import filelock
 import grain
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from cdd.data import cache, pipeline, prepared
 from cdd.models.networks import Networks
 from cdd.pretrained import priors
 from cdd.runs import config as configs
-from cdd.runs import streams
+from cdd.runs import schema, streams
 from cdd.training import sharding
 
 ENCODERS = ('vae', 'text_encoder', 'text_encoder_2')
@@ -28,13 +29,17 @@ ENCODE = ('vae.encoder.', 'vae.quant_conv.', 'text_encoder.', 'text_encoder_2.')
 
 
 class Job(NamedTuple):
-  """What is encoded and by what; `encode` makes of a batch what the records hold."""
+  """What is encoded and by what; `encode` makes of a batch what the records hold.
+
+  `fields` are those of the manifest.
+  """
 
   stream: streams.Stream
   tokenize: Callable
   encode: Callable
   batch_size: int
   seed: int
+  fields: dict
 
 
 def run(config, folder: Path, *, count: int, shards: int, batch_size: int) -> None:
@@ -48,9 +53,13 @@ def run(config, folder: Path, *, count: int, shards: int, batch_size: int) -> No
     batch_size: how many are encoded at once, by each process.
 
   Raises:
-    UserError: the folder holds the examples of another config, or the config trains an encoder.
+    UserError: the folder holds the examples of another config, the config trains an encoder, or a
+      field of it is out of range.
   """
+  schema.check(configs.as_json(config))
   stream = streams.training(config, folder)
+  if isinstance(stream.source, prepared.Prepared):
+    raise UserError('Prepared examples cannot be prepared again; give a config without prepared=.')
   if not 1 <= count <= len(stream.source):
     raise UserError(f'Cannot prepare {count} of {len(stream.source)} examples (--count).')
   if not 1 <= shards <= count:
@@ -60,23 +69,25 @@ def run(config, folder: Path, *, count: int, shards: int, batch_size: int) -> No
   refuse_trained(config, {**prior.params, **added})
   tokenize = priors.reader(prior)
   encode = encoder(networks, prior.params, batch_size, stream.finish)
-  job = Job(stream, tokenize, encode, batch_size, config.seed)
-  begin(folder, described(config, networks, prior.params) | dict(count=count, shards=shards))
-  if jax.process_index() == 0:
-    example = job.stream.draw(stream.source[0], np.random.default_rng((config.seed, 0)))
-    arrays = pipeline.as_arrays(example, tokenize, dict(present=False))
-    (empty,) = list(job.encode([arrays]))
-    files.write(folder / prepared.EMPTY, save({name: empty[name] for name in texts(empty)}))
-  bounds = [index * count // shards for index in range(shards + 1)]
+  fields = described(config, networks, prior.params) | dict(count=count, shards=shards)
+  job = Job(stream, tokenize, encode, batch_size, config.seed, fields)
+  begin(folder, job)
+  bounds = prepared.bounds(count, shards)
   mine = range(jax.process_index(), shards, jax.process_count())
   total = sum(bounds[index + 1] - bounds[index] for index in mine)
   with tqdm(total=total, desc='preparing', unit='example', dynamic_ncols=True) as bar:
     for index in mine:
       path = folder / prepared.shard(index, shards)
-      if not path.exists():
-        write(path, job, range(bounds[index], bounds[index + 1]), bar.update)
-      else:
-        bar.update(bounds[index + 1] - bounds[index])
+      with alone(path):
+        if not path.exists():
+          write(path, job, range(bounds[index], bounds[index + 1]), bar.update)
+        else:
+          bar.update(bounds[index + 1] - bounds[index])
+
+
+def alone(path: Path) -> filelock.BaseFileLock:
+  """Makes another command that would write the same file wait."""
+  return filelock.FileLock(path.with_name(f'.{path.name}.lock'))
 
 
 def write(path: Path, job: Job, numbers: range, done: Callable[[int], None]) -> None:
@@ -89,13 +100,14 @@ def write(path: Path, job: Job, numbers: range, done: Callable[[int], None]) -> 
 
   dataset = grain.MapDataset.source(job.stream.source)[numbers.start : numbers.stop]
   drawn = pipeline.prefetched(dataset.map_with_index(draw), threads=2, workers=0)
+  origin = prepared.origin(job.fields, path.name)
   with files.atomic(path) as new:
     # One record to a group, so that each is read alone.
     writer = array_record_module.ArrayRecordWriter(str(new), 'group_size:1')
     for group in grouped(drawn, job.batch_size):
       captions, examples = zip(*group, strict=True)
       for caption, arrays in zip(captions, job.encode(examples), strict=True):
-        writer.write(prepared.record(arrays, caption))
+        writer.write(prepared.record(arrays, caption, origin))
       done(len(group))
     writer.close()
   drawn.close()
@@ -201,17 +213,34 @@ def digest(params: Params) -> str:
   return total.hexdigest()
 
 
-def begin(folder: Path, fields: dict) -> None:
-  """Writes the manifest, or compares with the one that is there.
+def begin(folder: Path, job: Job) -> None:
+  """Writes the manifest, or compares with the one that is there; process 0 the empty prompt too.
 
   Raises:
     UserError: names what differs.
   """
-  if (folder / prepared.MANIFEST).exists():
-    refuse_other(folder, prepared.manifest(folder), fields)
-  elif jax.process_index() == 0:
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / prepared.MANIFEST, fields)
+  path = folder / prepared.MANIFEST
+  folder.mkdir(parents=True, exist_ok=True)
+  with alone(path):
+    if path.exists():
+      refuse_other(folder, prepared.manifest(folder), job.fields)
+    elif shards := sorted(folder.glob(prepared.PATTERN)):
+      raise UserError(
+        f'{folder} holds {shards[0].name}, but no {path.name} that says what is in it. Prepare '
+        'into another folder.'
+      )
+    else:
+      files.write_json(path, job.fields)
+    if jax.process_index() == 0:
+      files.write(folder / prepared.EMPTY, empty(job))
+
+
+def empty(job: Job) -> bytes:
+  """What the text encoders make of the empty prompt, as a safetensors file."""
+  example = job.stream.draw(job.stream.source[0], np.random.default_rng((job.seed, 0)))
+  arrays = pipeline.as_arrays(example, job.tokenize, dict(present=False))
+  (encoded,) = list(job.encode([arrays]))
+  return save({name: encoded[name] for name in texts(encoded)})
 
 
 def refuse_other(folder: Path, there: dict, wanted: dict) -> None:

@@ -2,11 +2,15 @@
 
 import json
 import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import pytest
 import tiny
+from array_record.python import array_record_module
+from safetensors.numpy import save
 
 from cdd.core.errors import UserError
 from cdd.core.registry import bind
@@ -124,17 +128,130 @@ def test_examples_of_another_config_are_refused_with_what_differs(prior, folder,
     loop.run(ahead, tmp_path / 'run')
 
 
-def test_another_autoencoder_is_refused(prior, folder, tmp_path):
-  manifest = json.loads((folder / 'manifest.json').read_text())
-  assert len(manifest['encoders']) == 64
-  other = tmp_path / 'other'
-  other.mkdir()
+def test_another_autoencoder_is_refused(prior, folder, tmp_path, monkeypatch):
+  assert len(json.loads((folder / 'manifest.json').read_text())['encoders']) == 64
+  monkeypatch.setattr(prepare, 'digest', lambda params: '0' * 64)
+  with pytest.raises(UserError, match="prepared with encoders '.*', not '0000"):
+    loop.run(from_prepared(prior, folder), tmp_path / 'run')
+
+
+@pytest.fixture
+def spoilt(folder, tmp_path):
+  """A copy of the examples that a test may spoil."""
+  return shutil.copytree(folder, tmp_path / 'spoilt')
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [[1], {}, 'text', dict(shards='3'), dict(shards=0), dict(count=None), dict(shards=3.0)],
+)
+def test_a_manifest_of_another_kind_is_one_line(fields, spoilt):
+  path = spoilt / 'manifest.json'
+  whole = json.loads(path.read_text())
+  path.write_text(json.dumps(whole | fields if fields and isinstance(fields, dict) else fields))
+  with pytest.raises(UserError, match='manifest.json is damaged: .* 1 <= shards <= count'):
+    source(spoilt)
+
+
+def test_a_manifest_of_countless_shards_takes_no_time(spoilt):
+  path = spoilt / 'manifest.json'
+  more = dict(count=10**12, shards=10**12)
+  path.write_text(json.dumps(json.loads(path.read_text()) | more))
+  with pytest.raises(UserError, match='lacks 1000000000000 of 1000000000000 shards'):
+    source(spoilt)
+
+
+@pytest.mark.parametrize('kept', [0, 10, 66000, 131062])
+def test_a_shard_that_is_cut_off_is_named_and_can_be_made_again(kept, folder, spoilt, prior):
+  path = spoilt / shard(1, SHARDS)
+  path.write_bytes(path.read_bytes()[:kept])
+  with pytest.raises(UserError, match='A shard in .*spoilt cannot be read: .*Delete those'):
+    source(spoilt)
+  if kept == 10:
+    path.unlink()
+    prepare.run(settings(prior), spoilt, count=COUNT, shards=SHARDS, batch_size=4)
+    assert path.read_bytes() == (folder / path.name).read_bytes()
+
+
+def test_a_shard_with_a_wrong_bit_is_named(spoilt):
+  path = spoilt / shard(1, SHARDS)
+  data = bytearray(path.read_bytes())
+  data[100] ^= 1
+  path.write_bytes(data)
+  with pytest.raises(UserError, match='Example 3 of .* cannot be read: .*hash mismatch.*00001-of'):
+    source(spoilt)
+
+
+def test_records_of_another_kind_are_one_line(spoilt):
+  path = spoilt / shard(1, SHARDS)
+  for data in (b'x', save(dict(a=np.zeros(3)))):
+    writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
+    for _ in range(3):
+      writer.write(data)
+    writer.close()
+    with pytest.raises(UserError, match='Example 3 of .* cannot be read: .*Delete examples-00001'):
+      source(spoilt)
+
+
+def test_shards_of_other_examples_are_refused(prior, folder, spoilt, tmp_path):
+  config = settings(prior)
+  config.seed = 5
+  prepare.run(config, tmp_path / 'other', count=COUNT, shards=SHARDS, batch_size=4)
+  said = 'was not prepared with the manifest.json beside it'
+  shutil.copy(tmp_path / 'other' / shard(2, SHARDS), spoilt)
+  with pytest.raises(UserError, match=f'00002-of-00003.arrayrecord {said}'):
+    source(spoilt)
+  shutil.copy(folder / shard(1, SHARDS), spoilt / shard(0, SHARDS))  # As many bytes, another name.
+  with pytest.raises(UserError, match=f'00000-of-00003.arrayrecord {said}'):
+    source(spoilt)
+  path = spoilt / 'manifest.json'
+  path.unlink()
+  with pytest.raises(UserError, match='holds examples-00000.*, but no manifest.json that says'):
+    prepare.run(config, spoilt, count=COUNT, shards=SHARDS, batch_size=4)
+
+
+@pytest.mark.parametrize('kept', [None, 0, 50])
+def test_a_damaged_empty_prompt_is_found_before_training_and_made_again(kept, spoilt, prior):
+  path = spoilt / 'empty.safetensors'
+  whole = path.read_bytes()
+  path.unlink() if kept is None else path.write_bytes(whole[:kept])
+  with pytest.raises(UserError, match='empty.safetensors cannot be read: .*Give the command that'):
+    source(spoilt)
+  if kept == 50:
+    prepare.run(settings(prior), spoilt, count=COUNT, shards=SHARDS, batch_size=4)
+    assert path.read_bytes() == whole and len(source(spoilt)) == COUNT
+
+
+def test_two_commands_at_once_write_what_one_does(prior, folder, tmp_path):
+  def run(number):
+    prepare.run(settings(prior), tmp_path / 'new', count=COUNT, shards=SHARDS, batch_size=4)
+
+  with ThreadPoolExecutor(2) as pool:
+    list(pool.map(run, range(2)))
   for path in folder.iterdir():
-    (other / path.name).symlink_to(path)
-  (other / 'manifest.json').unlink()
-  (other / 'manifest.json').write_text(json.dumps(manifest | dict(encoders='0' * 64)))
-  with pytest.raises(UserError, match="prepared with encoders '0000"):
-    loop.run(from_prepared(prior, other), tmp_path / 'run')
+    assert (tmp_path / 'new' / path.name).read_bytes() == path.read_bytes()
+
+
+def test_prepared_examples_are_not_held_out_mixed_or_prepared_again(prior, folder, tmp_path):
+  spec = dict(name='prepared', path=str(folder))
+  config = settings(prior)
+  config.data.held_out = spec
+  with pytest.raises(UserError, match='held_out is prepared.*holds no pictures'):
+    loop.run(config, tmp_path / 'run')
+  config = settings(prior)
+  config.data.source = dict(name='mixture', sources=(spec, dict(name='scenes', size=tiny.SIZE)))
+  with pytest.raises(UserError, match='Prepared examples cannot be mixed'):
+    loop.run(config, tmp_path / 'run')
+  with pytest.raises(UserError, match='Prepared examples cannot be prepared again'):
+    prepare.run(from_prepared(prior, folder), tmp_path, count=1, shards=1, batch_size=4)
+
+
+def test_a_config_is_checked_before_it_is_prepared(prior, tmp_path):
+  config = settings(prior)
+  config.data.threads = 0
+  with pytest.raises(UserError, match='config.data.threads is 0; it must be a whole number'):
+    prepare.run(config, tmp_path / 'new', count=COUNT, shards=SHARDS, batch_size=4)
+  assert not (tmp_path / 'new').exists()
 
 
 @pytest.mark.parametrize(

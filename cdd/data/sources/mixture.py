@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cdd.core.errors import UserError
 from cdd.core.registry import make
+from cdd.data.prepared import Prepared
 
 LONGEST = 10_000  # Examples of a round, after which the order of the sources repeats.
 
@@ -90,7 +91,10 @@ def mixture(
   from cdd.data.sources import SOURCES  # The table holds this function.
 
   shares = whole(weights, len(sources))
-  return Mixture([make(SOURCES, spec, 'source', needs) for spec in sources], shares)
+  made = [make(SOURCES, spec, 'source', needs) for spec in sources]
+  if any(isinstance(source, Prepared) for source in made):
+    raise UserError('Prepared examples cannot be mixed; prepare the mixture.')
+  return Mixture(made, shares)
 
 
 def whole(weights: Sequence | None, count: int) -> list[int]:
