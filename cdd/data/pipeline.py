@@ -154,10 +154,7 @@ def held_out(source, task: Callable, tokenize: Callable, *, batch_size: int, see
   Raises:
     UserError: the batch size does not divide the count, or the source is too short.
   """
-  if count % batch_size or count > len(source):
-    raise UserError(
-      f'Cannot evaluate {count} of {len(source)} held-out examples in batches of {batch_size}.'
-    )
+  check_held_out(source, batch_size=batch_size, count=count)
   batches = []
   for start in range(0, count, batch_size):
     examples = [
@@ -166,3 +163,11 @@ def held_out(source, task: Callable, tokenize: Callable, *, batch_size: int, see
     ]
     batches.append(stacked(examples))
   return batches
+
+
+def check_held_out(source, *, batch_size: int, count: int) -> None:
+  """Raises the errors of `held_out`, and draws nothing."""
+  if count % batch_size or count > len(source):
+    raise UserError(
+      f'Cannot evaluate {count} of {len(source)} held-out examples in batches of {batch_size}.'
+    )

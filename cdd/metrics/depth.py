@@ -93,6 +93,8 @@ def error(images: np.ndarray, condition: np.ndarray) -> np.ndarray:
 
 DEPTH = mean_of(error, label='Depth', better=min, digits=3)._replace(
   reads=('condition',),
+  least=2 ** (len(WIDTHS) - 1),
+  multiple=2 ** (len(WIDTHS) - 1),
   note='Depth: the mean difference between the depth that a small network reads of an image and '
   'the condition; the network knows rendered scenes alone.',
 )

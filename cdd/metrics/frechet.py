@@ -69,5 +69,13 @@ def _result(state) -> float:
 
 
 FRECHET = Metric(
-  lambda: (None, None), _update, _result, label='Fréchet', better=min, digits=2, note=NOTE
+  lambda: (None, None),
+  _update,
+  _result,
+  label='Fréchet',
+  better=min,
+  digits=2,
+  note=NOTE,
+  least=lpips.LEAST,
+  count=2,
 )

@@ -85,4 +85,4 @@ LPIPS = mean_of(
   label='LPIPS',
   better=min,
   digits=3,
-)
+)._replace(least=LEAST)

@@ -9,10 +9,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from cdd.core.errors import UserError
 from cdd.core.registry import choose
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
-from cdd.metrics import GENERAL, chosen, lpips, of_rows
+from cdd.metrics import GENERAL, METRICS, chosen, lpips, of_rows
+from cdd.metrics.metric import check as check_metric
 from cdd.reports import finding, grid, page, pictures, table
 from cdd.runs import shipped as beside
 from cdd.runs.evaluate import evaluate as measure
@@ -87,20 +89,50 @@ def evaluate(experiment, config, params, workdir: Path) -> list[dict]:
 
 
 def check(experiment, config) -> None:
-  """Looks up what only the evaluation needs: a mistake there must not cost a training.
+  """Looks up what only previews and the evaluation need: a mistake must not cost a training.
 
   Raises:
     UserError: an unknown sampler or metric, a number of steps out of range, a shipped file that is
-      missing or does not fit.
+      missing or does not fit, held-out examples that are too few, too small or lack an array.
   """
+  if config.log.samples_every:
+    (batch,) = experiment.held_out(PREVIEWS, PREVIEWS)
+    check_metric('lpips', METRICS['lpips'], batch, PREVIEWS)
   for entry in entries(experiment, config, None) if config.evaluation else ():
     if entry.steps is not None:
       choose(SAMPLERS, entry.sampler, 'sampler')
       visited = times.Timesteps().times(experiment.networks.schedule.num_steps, entry.steps)
       check_steps(experiment.networks, SAMPLERS[entry.sampler](), visited)
   if config.evaluation:
-    chosen(config.evaluation.get('metrics', GENERAL))
+    check_arrays(experiment, config.evaluation)
     beside.check(config)
+
+
+def check_arrays(experiment, settings) -> None:
+  """Refuses an evaluation that reads what the held-out examples do not have.
+
+  Args:
+    settings: `config.evaluation`.
+
+  Raises:
+    UserError: names the metric or the row, and what it needs.
+  """
+  (batch,) = experiment.held_out(settings.batch_size, settings.batch_size)
+  for name, metric in chosen(settings.get('metrics', GENERAL)).items():
+    check_metric(name, metric, batch, settings.count)
+  what = settings.get('mismatched')
+  if what and not batch.keys() & {*EXCHANGED[what]}:
+    raise UserError(f'config.evaluation.mismatched is {what!r}, which the examples do not have.')
+  if what and settings.batch_size < 2:
+    raise UserError(
+      f'config.evaluation.mismatched={what} exchanges within a batch, and '
+      f'config.evaluation.batch_size is {settings.batch_size}; give 2 or more, or mismatched=None.'
+    )
+  if settings.condition_row and 'condition' not in batch:
+    raise UserError(
+      f'config.evaluation.condition_row is {settings.condition_row!r}, and the held-out examples '
+      'have no condition.'
+    )
 
 
 def entries(experiment, config, params) -> list[Entry]:

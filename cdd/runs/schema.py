@@ -50,7 +50,7 @@ def pairs(value) -> bool:
 
 
 def counts(value) -> bool:
-  return all(fits(one, int) and one >= 1 for one in value)
+  return bool(value) and all(fits(one, int) and one >= 1 for one in value)
 
 
 def is_spec(value) -> bool:
@@ -142,7 +142,7 @@ FIELDS = {
   'evaluation.count': whole(1),
   'evaluation.batch_size': whole(1),
   'evaluation.steps': COUNTS,
-  'evaluation.metrics': Field(tuple),
+  'evaluation.metrics': Field(tuple, fine=bool, words='a tuple of the names of metrics'),
   'evaluation.mismatched': Field(
     object, fine=(None, 'condition', 'text').__contains__, words="'condition', 'text' or None"
   ),

@@ -108,9 +108,20 @@ def held_out(
   """(count, batch_size) -> the first held-out examples in fixed batches, alike for all seeds.
 
   The source is made here, once: a folder's headers are read, and warned of, once per run.
+
+  Raises:
+    UserError: the source is one of prepared examples, or has fewer than are evaluated.
   """
   task = task_of(config)
   source = listing(make(SOURCES, config.data.held_out, 'source', task.needs), workdir)
+  if isinstance(source, Prepared):
+    raise UserError(
+      f'config.data.held_out is {source!r}, which holds no pictures to compare with; give the '
+      'source that it was prepared of.'
+    )
+  if settings := config.evaluation:  # A mistake there must not cost a training.
+    settings = dict(count=settings.count, batch_size=settings.batch_size)
+    pipeline.check_held_out(source, **settings)
   finish = finishing(task.finish)
 
   def batches(count: int, batch_size: int) -> list[dict]:

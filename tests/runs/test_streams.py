@@ -22,7 +22,7 @@ def test_the_headers_of_held_out_images_are_read_and_warned_of_once_per_run(
   source = dict(name='image_folder', path=str(tmp_path), size=8)
   data = SimpleNamespace(task=dict(name='text_to_image'), held_out=source)
   with caplog.at_level(logging.WARNING):
-    held_out = streams.held_out(SimpleNamespace(data=data), lambda text: {})
+    held_out = streams.held_out(SimpleNamespace(data=data, evaluation=None), lambda text: {})
     previews = [held_out(4, 2) for _ in range(3)]
   assert sorted(opened) == ['0.png', '1.png', '2.png', '3.png', '4.png', 'broken.png']
   assert sum('broken.png' in record.getMessage() for record in caplog.records) == 1
@@ -39,8 +39,8 @@ def test_damaged_examples_are_listed_and_counted_in_the_workdir(tmp_path):
   workdir = tmp_path / 'run'
   assert streams.said_of_skipped(workdir) == ''
   for _ in range(2):  # A run and its resumption.
-    streams.training(SimpleNamespace(data=data), workdir)
-    streams.held_out(SimpleNamespace(data=data), lambda text: {}, workdir)
+    streams.training(SimpleNamespace(data=data, evaluation=None), workdir)
+    streams.held_out(SimpleNamespace(data=data, evaluation=None), lambda text: {}, workdir)
   (line,) = (workdir / 'skipped.jsonl').read_text().splitlines()
   assert '"broken.png"' in line and 'no image' in line
   assert streams.said_of_skipped(workdir).startswith('Skipped 1 damaged example; see skipped.jsonl')
