@@ -55,7 +55,8 @@ def holed(path: str, image: Image.Image, mask: str | None) -> Image.Image:
   """A picture made transparent where its mask is white; as it is without one.
 
   Raises:
-    UserError: the mask cannot be read, or has another size.
+    UserError: one of them cannot be read, they are of different sizes, or nothing of the mask is
+      white.
   """
   if mask is None:
     return image
@@ -63,10 +64,18 @@ def holed(path: str, image: Image.Image, mask: str | None) -> Image.Image:
     share = pictures.share(pictures.opened(mask))
   except pictures.Unreadable as error:
     raise UserError(f'The mask {mask} cannot be read: {error}.') from error
-  image = pictures.rgb(image)
+  try:
+    image = pictures.rgb(image)
+  except pictures.Unreadable as error:
+    raise UserError(f'The condition image {path} cannot be read: {error}.') from error
   if share.shape != image.size[::-1]:
     sizes = ' and '.join(f'{height}x{width}' for width, height in (share.shape, image.size[::-1]))
     raise UserError(f'The mask {mask} and the condition image {path} have to agree: {sizes}.')
+  if not (share >= 0.5).any():
+    raise UserError(
+      f'The mask {mask} is white nowhere, so that nothing is to be painted: the brightest of its '
+      f'pixels is {255 * share.max():.0f} of 255, and from 128 on one counts as white.'
+    )
   image.putalpha(Image.fromarray(np.uint8(255 * (share < 0.5))))
   return image
 

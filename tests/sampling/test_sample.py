@@ -1,10 +1,12 @@
 """The command line of sampling, in this process: what it writes, and how mistakes are said."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from safetensors.numpy import load_file, save_file
 
 from cdd import sample
 from cdd.core.errors import UserError
@@ -74,6 +76,66 @@ def test_a_picture_is_painted_where_its_mask_is_white_or_where_it_is_transparent
   Image.new('L', (4, 4)).save(tmp_path / 'small.png')
   with pytest.raises(UserError, match='small.png and .* have to agree: 4x4 and 12x8'):
     sample.holed(beside, sample.picture(beside), str(tmp_path / 'small.png'))
+
+
+@pytest.mark.parametrize(
+  ('mask', 'said'),
+  [
+    (np.zeros((8, 12), np.uint8), 'white nowhere, .*: the brightest of its pixels is 0 of 255'),
+    (np.ones((8, 12), np.uint8), 'the brightest of its pixels is 1 of 255'),
+    (np.full((8, 12), 255, np.uint16), 'the brightest of its pixels is 1 of 255'),
+    (np.full((8, 12), 255, np.int32), 'mask.tif cannot be read: .*which of them is white'),
+    (np.full((8, 12), np.nan, np.float32), 'mask.tif cannot be read: .*not all finite'),
+  ],
+)
+def test_a_mask_that_marks_nothing_is_named(mask, said, tmp_path):
+  path = str(tmp_path / 'mask.tif')
+  Image.fromarray(mask).save(path)
+  with pytest.raises(UserError, match=said):
+    sample.holed('picture.png', Image.new('RGB', (12, 8)), path)
+
+
+def test_masks_of_any_depth_and_all_white_ones_are_read(tmp_path):
+  half = np.zeros((8, 12), bool)
+  half[:4] = True
+  kinds = [half, half * np.uint8(255), half * np.uint16(65535), half * np.float32(1)]
+  kinds += [np.dstack([half * np.uint8(255)] * 4), np.full((8, 12), 255, np.uint8)]
+  for number, mask in enumerate(kinds):
+    path = str(tmp_path / f'{number}.tif')
+    Image.fromarray(mask).save(path)
+    alpha = np.asarray(sample.holed('p', Image.new('RGB', (12, 8)), path).getchannel('A'))
+    white = mask if mask.ndim == 2 else mask[..., 0]
+    assert np.array_equal(alpha == 0, white > 0)
+
+
+def test_a_picture_that_cannot_be_read_is_named_with_a_mask_too(tmp_path):
+  paths = [str(tmp_path / name) for name in ('mask.png', 'picture.tif')]
+  Image.new('L', (12, 8), 255).save(paths[0])
+  Image.fromarray(np.full((8, 12), 255, np.int32)).save(paths[1])
+  with pytest.raises(UserError, match='picture.tif cannot be read: .*which of them is white'):
+    sample.holed(paths[1], sample.picture(paths[1]), paths[0])
+
+
+def test_an_inpainting_model_of_the_reference_library_is_given_picture_and_mask(prior, tmp_path):
+  folder = shutil.copytree(prior, tmp_path / 'inpainting')
+  settings = json.loads((folder / 'unet/config.json').read_text())
+  (folder / 'unet/config.json').write_text(json.dumps(settings | dict(in_channels=9)))
+  weights = folder / 'unet/diffusion_pytorch_model.safetensors'
+  tensors = load_file(weights)
+  more = np.random.default_rng(0).normal(size=(tensors['conv_in.weight'].shape[0], 5, 3, 3))
+  wider = np.concatenate([tensors['conv_in.weight'], more.astype(np.float32)], axis=1)
+  save_file(dict(tensors, **{'conv_in.weight': wider}), weights)
+  mask = np.zeros((32, 32), np.uint8)
+  mask[:16] = 255
+  drawn = []
+  for name, holed in dict(upper=mask, lower=255 - mask).items():
+    Image.fromarray(holed).save(tmp_path / f'{name}.png')
+    Image.new('RGB', (32, 32), (200, 20, 20)).save(tmp_path / 'picture.png')
+    given = dict(model=str(folder), condition=[str(tmp_path / 'picture.png')], steps=1)
+    given |= dict(mask=[str(tmp_path / f'{name}.png')], out=str(tmp_path / name))
+    sample.run(SETTINGS | given)
+    drawn.append(np.asarray(Image.open(tmp_path / name / '0000_0.png'), np.float32))
+  assert np.abs(drawn[0] - drawn[1]).max() > 1
 
 
 @pytest.mark.parametrize(
