@@ -90,19 +90,33 @@ KINDS = {
 }
 
 
-def alternatives(annotation: Any) -> list[Any]:
-  """The types that an annotation allows, without their parameters."""
+def alternatives(annotation: Any) -> list[tuple[Any, Any]]:
+  """The types that an annotation allows, each with that of its items (`Any`: any)."""
   union = typing.get_origin(annotation) in (typing.Union, UnionType)
   kinds = typing.get_args(annotation) if union else (annotation,)
-  return [typing.get_origin(kind) or kind for kind in kinds]
+  return [(typing.get_origin(kind) or kind, items(kind)) for kind in kinds]
+
+
+def items(kind: Any) -> Any:
+  """The type of all items of a kind of tuple, such as `Sequence[float]`; `Any` if they differ."""
+  found = {each for each in typing.get_args(kind) if each is not Ellipsis}
+  return found.pop() if len(found) == 1 else Any
 
 
 def fits(value: Any, annotation: Any) -> bool:
   """Whether a value is of a type that is annotated; types that are not in KINDS fit anything."""
-  kinds = alternatives(annotation)
-  return any(kind not in KINDS or KINDS[kind][0](value) for kind in kinds)
+
+  def of(kind, item):
+    if kind not in KINDS:
+      return True
+    return KINDS[kind][0](value) and (item is Any or all(fits(each, item) for each in value))
+
+  return any(of(kind, item) for kind, item in alternatives(annotation))
 
 
 def named(annotation: Any) -> str:
   """'a whole number or None'."""
-  return ' or '.join(KINDS[kind][1] for kind in alternatives(annotation))
+  return ' or '.join(
+    KINDS[kind][1] + ('' if item is Any else f' of which each is {named(item)}')
+    for kind, item in alternatives(annotation)
+  )

@@ -1,5 +1,7 @@
 """The depth task against the formula written out, and its guards."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,29 @@ def test_nearer_points_are_brighter():
 def test_a_constant_depth_gives_zeros_and_not_a_division_by_zero(kind, percentiles):
   out = depth(depth_kind=kind, percentiles=percentiles).draw(example(np.full((4, 4), 3.0)), RNG)
   assert (out['condition'] == 0).all()
+
+
+@pytest.mark.parametrize('kind', ['metric', 'inverse', 'disparity'])
+@pytest.mark.parametrize(
+  'values',
+  [
+    [3e38, 1, 2, 3],
+    [-3e38, 3e38, 0, 1],
+    [1e-45, 1, 2, 3],
+    [3e-39, 3e38, 1, 2],
+    [1e-45, 2e-45, 0, 1],
+  ],
+)
+def test_the_greatest_and_the_least_numbers_of_float32_are_stretched_as_others_are(kind, values):
+  found = depth(depth_kind=kind).draw(example([values]), RNG)['condition'][0, :, 0]
+  exact = [Fraction(float(np.float32(v))) for v in values]
+  if kind != 'inverse':  # What is not positive is no measurement.
+    exact = [v if v > 0 else None for v in exact]
+  near = [1 / v if kind == 'metric' and v is not None else v for v in exact]
+  known = [v for v in near if v is not None]
+  low, high = min(known), max(known)
+  expected = [0 if v is None else float((v - low) / (high - low)) for v in near]
+  np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_percentiles_keep_one_outlier_from_flattening_the_rest():

@@ -6,17 +6,26 @@ import pytest
 from PIL import Image
 
 from cdd.core.errors import UserError
+from cdd.core.registry import make
+from cdd.data import TASKS
 from cdd.data.scenes import Scenes
 from cdd.data.tasks.canny import canny
+from cdd.data.tasks.depth import depth
 from cdd.data.tasks.inpaint import inpaint, random_mask
 from cdd.data.tasks.instruct_edit import instruct_edit
 from cdd.data.tasks.paired import paired
 
 SCENE = Scenes(size=48)[5]
+SIMPLE = dict(name='simple')
 
 
 def rng(seed=0):
   return np.random.default_rng(seed)
+
+
+def of(**spec):
+  """A task as a config names it."""
+  return make(TASKS, spec, 'task')
 
 
 def test_canny_finds_the_edges_of_a_square_and_nothing_else():
@@ -44,6 +53,12 @@ def test_a_picture_becomes_its_edges_and_a_picture_of_edges_stays():
   assert np.array_equal(edges, task.draw(SCENE, rng())['condition'])
   again = task.from_picture(Image.fromarray(np.uint8(255 * edges)))
   assert np.array_equal(again, edges)
+
+
+@pytest.mark.parametrize('colour', ['white', 'black', 'grey', 'red'])
+def test_a_picture_of_one_colour_has_no_edges(colour):
+  for size in ((8, 8), (1, 1)):
+    assert not canny().from_picture(Image.new('RGB', size, colour)).any()
 
 
 def test_an_edit_draws_the_edited_picture_from_the_picture_and_the_instruction():
@@ -99,15 +114,22 @@ def test_the_masks_of_a_source_are_black_and_white():
 
 
 @pytest.mark.parametrize(
-  ('make', 'message'),
+  ('wrong', 'message'),
   [
     (lambda: canny(low=(3, 1)), r'range low of canny is \(3, 1\)'),
     (lambda: inpaint(masks='painted'), "Unknown kind of masks 'painted'; choose one of"),
     (lambda: inpaint(area=(0.5, 0.1)), r'area \(0.5, 0.1\)'),
     (lambda: inpaint(whole=2), 'whole 2'),
+    (lambda: depth(percentiles=(9, 3)), r'percentiles are \(9, 3\)'),
+    (lambda: depth(percentiles=(1, 2, 3)), r'percentiles are \(1, 2, 3\)'),
+    (lambda: of(name='depth', percentiles=5), 'is 5; it must be a tuple of which each is a number'),
+    (lambda: of(name='inpaint', area=('a', 1)), "'area' of task 'inpaint' is .*each is a number"),
+    (lambda: of(name='canny', low=(float('nan'), 1)), "'low' of task 'canny' is .*a number"),
+    (lambda: of(name='super_resolution', factor=0, degradation=SIMPLE), 'factor is 0; it must be'),
+    (lambda: of(name='super_resolution', factor=-2, degradation=SIMPLE), 'factor is -2; it must'),
   ],
 )
-def test_bad_settings_are_one_line(make, message):
+def test_bad_settings_are_one_line(wrong, message):
   with pytest.raises(UserError, match=message) as error:
-    make()
+    wrong()
   assert '\n' not in str(error.value)

@@ -15,7 +15,7 @@ def canny(*, low: Sequence[float] = (50, 150), high: Sequence[float] = (150, 250
 
   The condition is float32 [h, w, 3], 1 on the edges and 0 elsewhere, the same in all channels. A
   user's picture is one to find the edges of, with the thresholds in the middle of their ranges;
-  one that is black and white alone holds edges already and is taken as it is.
+  one of black and white alone, and of both, holds edges already and is taken as it is.
 
   Args:
     low, high: the ranges of Canny's two thresholds on the gradient's magnitude (L1, of 0..255),
@@ -40,7 +40,8 @@ def canny(*, low: Sequence[float] = (50, 150), high: Sequence[float] = (150, 250
 
   def from_picture(picture: Image.Image) -> np.ndarray:
     image = np.asarray(images.rgb(picture))
-    if np.isin(image, (0, 255)).all() and (image == image[..., :1]).all():
+    both = np.array_equal(np.unique(image), (0, 255))
+    if both and (image == image[..., :1]).all():
       return (image / 255).astype(np.float32)
     return edges(image, (np.mean(low), np.mean(high)))
 

@@ -1,7 +1,7 @@
 """Owns depth-to-image: a depth map becomes the condition, in ControlNet's convention."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +44,7 @@ KINDS = dict(
 )
 
 
-def depth(*, depth_kind: str = 'metric', percentiles=None) -> Task:
+def depth(*, depth_kind: str = 'metric', percentiles: Sequence[float] | None = None) -> Task:
   """Images from depth maps.
 
   The example's `depth` [h, w] (or [h, w, 1]) becomes the `condition`, float32 [h, w, 3] in 0..1:
@@ -66,10 +66,10 @@ def depth(*, depth_kind: str = 'metric', percentiles=None) -> Task:
     ValueError: a depth of another shape than the image's.
   """
   kind = choose(KINDS, depth_kind, 'depth_kind')
-  if percentiles is not None:
-    low, high = percentiles
-    if not 0 <= low < high <= 100:
-      raise UserError(f'percentiles are {percentiles}; they must be 0 <= low < high <= 100')
+  if percentiles is not None and not (
+    len(percentiles) == 2 and 0 <= percentiles[0] < percentiles[1] <= 100
+  ):
+    raise UserError(f'percentiles are {percentiles}; they must be 0 <= low < high <= 100')
 
   def draw(example, rng):
     del rng
@@ -80,14 +80,14 @@ def depth(*, depth_kind: str = 'metric', percentiles=None) -> Task:
         'A depth map of the kind %r has no measurement; its condition is 0.', depth_kind
       )
     near = np.zeros(values.shape, np.float32)
-    near[measured] = stretched(kind.inverse(values[measured]), percentiles)
+    # The inverse of a float32 number, and the span of two, may exceed float32.
+    near[measured] = stretched(kind.inverse(values[measured].astype(np.float64)), percentiles)
     return dict(image=example['image'], condition=grey(near), caption=example['caption'])
 
   def from_picture(picture: Image.Image) -> np.ndarray:
     values = images.grey(picture)
     if not np.isfinite(values).all():
       raise images.Unreadable('its values are not all finite')
-    # The span of float32 numbers may exceed float32.
     return grey(stretched(values.astype(np.float64), percentiles))
 
   return Task(draw, from_picture, needs=('image', 'depth'))
@@ -108,13 +108,17 @@ def shaped(values, shape: tuple[int, int]) -> np.ndarray:
 
 
 def stretched(values: np.ndarray, percentiles) -> np.ndarray:
-  """Maps the least value (or low percentile) to 0 and the greatest to 1; zeros if they agree."""
+  """Maps the least value (or low percentile) to 0 and the greatest to 1; zeros if they agree.
+
+  Args:
+    values: float64 [n] or [h, w].
+  """
   if not values.size:
     return values
   if percentiles is None:
     low, high = values.min(), values.max()
   else:
-    low, high = np.percentile(values, percentiles).astype(np.float32)
+    low, high = np.percentile(values, percentiles)
   if not high > low:
     return np.zeros_like(values)
   return np.clip((values - low) / (high - low), 0, 1)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from cdd.core.errors import UserError
 from cdd.core.registry import bind
 from cdd.core.types import Array
 from cdd.data import images
@@ -21,7 +22,12 @@ def super_resolution(*, factor: int, degradation: Mapping) -> Task:
 
   They are enlarged with Pillow's bicubic kernel, in training as for a user's picture. StableSR
   trains on PyTorch's, which is sharper.
+
+  Raises:
+    UserError: the factor is less than 1, or the degradation is none.
   """
+  if factor < 1:
+    raise UserError(f'config.data.task.factor is {factor}; it must be 1 or more.')
   degrade = bind(DEGRADATIONS, degradation, 'degradation')(factor=factor)
 
   def draw(example, rng):
