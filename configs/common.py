@@ -31,17 +31,12 @@ def parse(argument: str | None) -> dict:
   An option of FOLDERS that is not given is None.
 
   Raises:
-    ValueError: an unknown size, option or method; the message names the choices.
+    ValueError: an unknown size, option or method, or a folder without a name; the message names the
+      choices.
   """
   given = {}
   for part in (argument or 'full').split(','):
-    key, equals, value = part.rpartition('=')
-    if not equals and value in OPTIONS:
-      choices = OPTIONS[value]
-      raise ValueError(
-        f'The option {value!r} in {argument!r} has no value; choose one of {choices}.'
-      )
-    key = key or 'size'
+    key, value = named_option(part, argument)
     if key not in (*OPTIONS, *FOLDERS):
       known = sorted((*OPTIONS, *FOLDERS))
       raise ValueError(f'Unknown option {key!r} in {argument!r}; choose from {known}.')
@@ -53,6 +48,26 @@ def parse(argument: str | None) -> dict:
     if chosen[key] not in choices:
       raise ValueError(f'Unknown {key} {chosen[key]!r}; choose one of {sorted(choices)}.')
   return dict.fromkeys(FOLDERS) | chosen
+
+
+def named_option(part: str, argument: str) -> tuple[str, str]:
+  """(option, value) of a part of an argument; one without = is a size.
+
+  Raises:
+    ValueError: it is no size either, or it has no value.
+  """
+  key, equals, value = part.partition('=')
+  if not equals and part in OPTIONS['size']:
+    return 'size', part
+  if key in (*OPTIONS, *FOLDERS) and not value:
+    choices = 'give a folder' if key in FOLDERS else f'choose one of {OPTIONS[key]}'
+    raise ValueError(f'The option {key!r} in {argument!r} has no value; {choices}.')
+  if not equals:
+    said = f'Unknown size {part!r} in {argument!r}; choose one of {sorted(OPTIONS["size"])}.'
+    if any(f'{folder}=' in argument for folder in FOLDERS):
+      said += ' A comma ends the name of a folder; give one without.'
+    raise ValueError(said)
+  return key, value
 
 
 def base() -> ConfigDict:

@@ -121,6 +121,10 @@ def test_importing_sampling_sets_nothing_of_the_process():
     (['--config', 'configs/depth.py:tinny'], r"Unknown size 'tinny'; choose one of \['full'"),
     (['--config=depth:tiny,method=x'], r"Unknown method 'x'; choose one of \['cond"),
     (['--config=depth:tiny,methd=x'], r"Unknown option 'methd' in .*choose from"),
+    (['--config=depth:tiny,data='], "'data' in 'tiny,data=' has no value; give a folder"),
+    (['--config=canny:prepared'], "'prepared' in 'prepared' has no value; give a folder"),
+    (['--config=depth:tiny,data=a,b'], r"Unknown size 'b' in .*A comma ends the name of a folder"),
+    (['--config=depth:tiny,'], r"Unknown size '' in 'tiny,'; choose one of .*'tiny'\]\.$"),
     (['--config=pretrain:x'], r"Unknown stage 'x'; choose one of \['autoencoder'"),
     (['--config=configs/common.py'], r"'configs/common.py' is not a config"),
     (
@@ -136,6 +140,16 @@ def test_what_a_command_line_names_wrongly_is_said_with_the_choices(
   monkeypatch.chdir(tiny.ROOT)
   with pytest.raises(UserError, match=message):
     cli.resolved(['main', *arguments])
+
+
+@pytest.mark.parametrize('below', ['', '/run', '/a/b'])
+def test_a_folder_to_write_that_is_a_file_or_below_one_is_named(below, tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(
+    UserError, match=f'--out=.*file{below} cannot be written: .*file is no folder'
+  ):
+    cli.folder(f'{tmp_path}/file{below}', 'out')
+  assert cli.folder(f'{tmp_path}/new/one', 'out') == tmp_path / 'new/one'
 
 
 def test_a_file_of_ones_own_is_a_config_and_stays_what_it_was_called(tmp_path, monkeypatch):

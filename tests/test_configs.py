@@ -99,6 +99,22 @@ def test_own_data_is_a_folder_with_two_parts_or_one_of_which_a_part_is_held_out(
   assert config.held_out.to_dict() == dict(whole, path=str(tmp_path / 'test'))
 
 
+@pytest.mark.parametrize(
+  ('path', 'name'),
+  [
+    ('a=b/c=d', 'depth_tiny_c_d'),
+    ('my pictures/of rooms/', 'depth_tiny_of_rooms'),
+    ('bildér/猫', 'depth_tiny_猫'),
+    ('gs://bucket/x', 'depth_tiny_x'),
+    ('C:x', 'depth_tiny_C_x'),
+  ],
+)
+def test_a_folder_of_any_name_is_read(path, name):
+  config = depth.get_config(f'tiny,data={path},method=conditional')
+  assert (config.data.source.path, config.name) == (path, name)
+  assert depth.get_config(f'tiny,prepared={path}').data.source.path == path
+
+
 def test_the_autoencoder_and_then_the_prior_are_pretrained(prior, tmp_path):
   first = tiny.load('pretrain.py:autoencoder', prior)
   first.prior.new.vae.update(tiny.VAE)

@@ -64,13 +64,15 @@ def folder(value: str, flag: str) -> Path:
   """The folder that a flag names, to be written.
 
   Raises:
-    UserError: it is the address of a bucket.
+    UserError: it is the address of a bucket, or cannot be written.
   """
   if '://' in value:
     raise UserError(
       f'--{flag}={value} is the address of a bucket, and only folders are written: mount the '
       'bucket, for example with gcsfuse, and give the folder that it is mounted at.'
     )
+  if reason := files.unwritable(Path(value)):
+    raise UserError(f'--{flag}={value} cannot be written: {reason}.')
   return Path(value)
 
 

@@ -31,6 +31,15 @@ def atomic(path: Path) -> Iterator[Path]:
     _remove(new)
 
 
+def unwritable(folder: Path) -> str:
+  """Why a folder, which need not be there, cannot be written; empty if it can."""
+  place = folder.absolute()
+  there = next(path for path in (place, *place.parents) if os.path.lexists(path))
+  if not there.is_dir():
+    return f'{there} is no folder'
+  return '' if os.access(there, os.W_OK) else f'{there} is not writable'
+
+
 def write(path: Path, data: str | bytes) -> None:
   """Writes a text (UTF-8) or bytes."""
   with atomic(path) as new:

@@ -1,7 +1,6 @@
 """Owns what a workdir says of its config: written once, compared when a run goes on."""
 
 import json
-import os
 from pathlib import Path
 
 from cdd.core import files
@@ -47,11 +46,8 @@ def check(config, workdir: Path) -> str:
   Raises:
     UserError: names the reason, or the fields that differ.
   """
-  place = workdir.absolute()
-  there = next(path for path in (place, *place.parents) if path.exists())
-  if not (there.is_dir() and os.access(there, os.W_OK)):
-    reason = 'not writable' if there.is_dir() else 'no folder'
-    raise UserError(f'The workdir {workdir} cannot be written: {there} is {reason}.')
+  if reason := files.unwritable(workdir):
+    raise UserError(f'The workdir {workdir} cannot be written: {reason}.')
   path = workdir / 'config.json'
   if not path.exists():
     return ''
