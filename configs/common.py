@@ -63,7 +63,7 @@ def named_option(part: str, argument: str) -> tuple[str, str]:
     choices = 'give a folder' if key in FOLDERS else f'choose one of {OPTIONS[key]}'
     raise ValueError(f'The option {key!r} in {argument!r} has no value; {choices}.')
   if not equals:
-    said = f'Unknown size {part!r} in {argument!r}; choose one of {sorted(OPTIONS["size"])}.'
+    said = f'Unknown size {part!r}; choose one of {sorted(OPTIONS["size"])}.'
     if any(f'{folder}=' in argument for folder in FOLDERS):
       said += ' A comma ends the name of a folder; give one without.'
     raise ValueError(said)

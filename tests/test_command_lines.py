@@ -123,8 +123,8 @@ def test_importing_sampling_sets_nothing_of_the_process():
     (['--config=depth:tiny,methd=x'], r"Unknown option 'methd' in .*choose from"),
     (['--config=depth:tiny,data='], "'data' in 'tiny,data=' has no value; give a folder"),
     (['--config=canny:prepared'], "'prepared' in 'prepared' has no value; give a folder"),
-    (['--config=depth:tiny,data=a,b'], r"Unknown size 'b' in .*A comma ends the name of a folder"),
-    (['--config=depth:tiny,'], r"Unknown size '' in 'tiny,'; choose one of .*'tiny'\]\.$"),
+    (['--config=depth:tiny,data=a,b'], r"Unknown size 'b'; .*A comma ends the name of a folder"),
+    (['--config=depth:tiny,'], r"Unknown size ''; choose one of .*'tiny'\]\.$"),
     (['--config=pretrain:x'], r"Unknown stage 'x'; choose one of \['autoencoder'"),
     (['--config=configs/common.py'], r"'configs/common.py' is not a config"),
     (

@@ -165,7 +165,7 @@ def test_a_full_size_config_names_the_folder_that_is_missing(task, prior, tmp_pa
   ('field', 'message'),
   [
     ('data.task.name', r"Unknown task 'x'; choose one of \['canny'"),
-    ('data.source.name', r"Unknown source 'x'; choose one of \['image_folder'"),
+    ('data.source.name', r"Unknown source 'x'; choose one of \['array_record'"),
     (
       'model.adapter.name',
       r"Unknown adapter 'x'; choose one of \['concat', 'controlnet', 'mu_mix', 'none'",

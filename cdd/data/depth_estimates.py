@@ -18,7 +18,10 @@ WHITE = 2**16 - 1
 
 
 def estimate(folder: Path, estimator: Callable[[Image.Image], np.ndarray]) -> tuple[int, dict]:
-  """Writes NAME.depth.png beside every image of a folder that has none, as PNGs of 16 bits.
+  """Writes NAME.depth.png beside every image of a folder that has no depth, as PNGs of 16 bits.
+
+  An image has one if the source `image_folder` finds it: beside it, in a folder of depths, or in
+  the metadata.
 
   Args:
     estimator: a picture in RGB -> how near each pixel is, [h, w], up to scale and shift.
@@ -31,14 +34,18 @@ def estimate(folder: Path, estimator: Callable[[Image.Image], np.ndarray]) -> tu
   """
   if not folder.is_dir():
     raise UserError(f'There is no folder {str(folder)!r} (--folder).')
-  rows = layouts.listing(folder)
+  rows = layouts.listing(folder, also=('depth',), column='')
   if not rows:
     raise UserError(f'There are no images in {str(folder)!r} (--folder).')
-  written, skipped = 0, {}
+  written, skipped, taken = 0, {}, {}
   for row in tqdm(rows, desc='estimating', unit='image', dynamic_ncols=True):
     path = folder / row.name
     target = path.with_name(path.stem + SUFFIX)
-    if target.exists():
+    other = taken.setdefault(target, row.name)
+    if other != row.name:
+      skipped[row.name] = f'its map would be called as that of {quoted(other)}'
+      continue
+    if 'depth' in row.files:
       continue
     try:
       near = estimator(images.rgb(images.opened(path)))
@@ -59,6 +66,7 @@ def levels(near: np.ndarray, path: Path) -> np.ndarray:
   """
   if not np.isfinite(near).all():
     raise UserError(f'The depth that was estimated of {quoted(path)} is not finite.')
+  near = near.astype(np.float64)  # The span of two numbers may exceed their type.
   low, high = near.min(), near.max()
   return np.round(WHITE * (near - low) / max(high - low, 1e-12)).astype(np.uint16)
 

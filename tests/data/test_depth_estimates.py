@@ -1,5 +1,8 @@
 """Depth maps of a folder by models of transformers of random weights, beside its own pipeline."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -81,3 +84,41 @@ def test_what_is_no_model_and_no_folder_is_one_line(model, tmp_path):
     depth_estimates.estimate(tmp_path, None)
   with pytest.raises(UserError, match='is not finite'):
     depth_estimates.levels(np.array([[np.nan]]), tmp_path / 'a.png')
+
+
+def near(picture):
+  """An estimate that rises from left to right."""
+  return np.broadcast_to(np.arange(picture.width), picture.size[::-1])
+
+
+def test_a_depth_of_any_layout_is_kept_and_not_estimated_again(tmp_path):
+  for name in ('images/a.png', 'images/b.png', 'depth/a.png'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    Image.new('RGB', (20, 16)).save(tmp_path / name)
+  assert depth_estimates.estimate(tmp_path, near) == (1, {})
+  there = sorted(path.name for path in (tmp_path / 'images').iterdir())
+  assert there == ['a.png', 'b.depth.png', 'b.png']
+  rows = tmp_path / 'rows'
+  rows.mkdir()
+  for name in ('a.png', 'b.png', 'mine.png'):
+    Image.new('RGB', (20, 16)).save(rows / name)
+  listed = [dict(file_name='a.png', depth='mine.png', more=1), dict(file_name='b.png', more=2)]
+  (rows / 'metadata.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in listed))
+  assert depth_estimates.estimate(rows, near) == (1, {})
+  assert not (rows / 'a.depth.png').exists() and (rows / 'b.depth.png').exists()
+
+
+def test_of_two_pictures_whose_maps_would_be_one_file_the_second_is_skipped(tmp_path):
+  Image.new('RGB', (20, 16)).save(tmp_path / 'a.jpg')
+  Image.new('RGB', (40, 12)).save(tmp_path / 'a.png')
+  for written in (1, 0):
+    found, skipped = depth_estimates.estimate(tmp_path, near)
+    assert found == written
+    assert skipped == {'a.png': 'its map would be called as that of a.jpg'}
+  assert Image.open(tmp_path / 'a.depth.png').size == (20, 16)
+
+
+@pytest.mark.parametrize(('kind', 'values'), [('float16', (-6e4, 6e4)), ('float32', (-3e38, 3e38))])
+def test_estimates_as_far_apart_as_their_type_allows_become_black_and_white(kind, values):
+  found = depth_estimates.levels(np.array([[*values, 0]], kind), Path('a.png'))
+  assert found.tolist() == [[0, 65535, 32768]]

@@ -377,6 +377,12 @@ def test_a_folder_without_splits_holds_out_one_in_twenty_always_the_same(tmp_pat
 
 
 def test_one_image_cannot_be_trained_on_and_held_out(tmp_path):
-  Image.new('RGB', (8, 8), (200, 0, 0)).save(tmp_path / 'a.png')
-  with pytest.raises(UserError, match='two images or more for one to be held out'):
-    SOURCES['image_folder'](path=tmp_path, size=8, part='test')
+  for count in ('0 images', '1 image'):
+    with pytest.raises(UserError, match=f'{tmp_path} has {count}; it needs two or more for one to'):
+      SOURCES['image_folder'](path=tmp_path, size=8, part='test')
+    Image.new('RGB', (8, 8), (200, 0, 0)).save(tmp_path / 'a.png')
+
+
+def test_a_path_without_a_name_is_no_folder():
+  with pytest.raises(UserError, match="There is no image folder ''"):
+    SOURCES['image_folder'](path='', size=8)

@@ -67,7 +67,7 @@ def image_folder(
   refuse_others(needs, arrays.ARRAYS, 'image_folder')
   folder, within = placed(path, split)
   settings = dict(split=within, column=caption_column, columns=columns)
-  rows = of_part(layouts.listing(folder, needs, **settings), part)
+  rows = of_part(layouts.listing(folder, needs, **settings), part, folder)
   if caption_column != '' and rows and not any(row.caption or row.texts for row in rows):
     files = ', '.join(layouts.METADATA)
     said = 'All captions of %s are empty; they are read from %s, or from NAME.txt beside NAME.png.'
@@ -93,7 +93,7 @@ def image_folder(
   )
 
 
-def of_part(rows: Sequence[layouts.Row], part: str | None) -> list[layouts.Row]:
+def of_part(rows: Sequence[layouts.Row], part: str | None, folder: Place) -> list[layouts.Row]:
   """The rows of a part, in their order: the same whenever the folder is the same.
 
   Raises:
@@ -106,7 +106,9 @@ def of_part(rows: Sequence[layouts.Row], part: str | None) -> list[layouts.Row]:
     {row.name for row in rows}, key=lambda name: hashlib.sha256(name.encode()).digest()
   )
   if len(ranked) < 2:
-    raise UserError('A folder needs two images or more for one to be held out (part).')
+    raise UserError(
+      f'{folder} has {counted(len(ranked), "image")}; it needs two or more for one to be held out.'
+    )
   held_out = set(ranked[: max(1, len(ranked) // EACH)])
   return [row for row in rows if (row.name in held_out) == (part == 'test')]
 
@@ -118,7 +120,7 @@ def placed(path: Place, split: str | None) -> tuple[Place, str | None]:
     UserError: there is no such folder.
   """
   folder = str(path) if places.is_url(path) else Path(path)
-  if not places.is_folder(folder):
+  if not str(path) or not places.is_folder(folder):
     raise UserError(f'There is no image folder {str(path)!r}; set data.source.path to one.')
   if split and layouts.metadata(folder) is None:
     inner = places.joined(folder, split)

@@ -49,6 +49,7 @@ def listing(
   folder: Place,
   needs: Sequence[str] = ('image',),
   *,
+  also: Sequence[str] = (),
   split: str | None = None,
   column: str | None = None,
   columns: Mapping[str, str] | None = None,
@@ -57,6 +58,7 @@ def listing(
 
   Args:
     needs: the arrays to find; a row that lacks one is listed without it.
+    also: more arrays to find, which no row needs to have.
     split: keeps the rows of the metadata of this split alone.
     column: the column of the metadata that holds the captions; '' for none. If None, a row's
       caption is the first of `captions.known` that it fills; where the metadata has none of these,
@@ -67,18 +69,18 @@ def listing(
     UserError: names the file, the line and what is wrong in it, or the columns to choose from; or
       says where an array was looked for that no example has.
   """
-  columns = fields.checked(columns)
+  columns, wanted = fields.checked(columns), (*needs, *also)
   files = beside.Files(folder)
   path = metadata(folder)
   if path is None:
     settings = dict(split=split, caption_column=column, columns=columns)
-    rows = _without_metadata(files, needs, settings)
+    rows = _without_metadata(files, wanted, settings)
     there = ()
   else:
     records = tables.records(path)
     there = tables.columns(records)
-    roles = _roles(path, there, needs, columns)
-    rows = _of_records(path, records, there, roles, files, needs, split, column)
+    roles = _roles(path, there, wanted, columns)
+    rows = _of_records(path, records, there, roles, files, wanted, split, column)
   for array in needs:
     if rows and not any(array in row.files for row in rows):
       raise UserError(_nowhere(folder, array, len(rows), path, there))
