@@ -70,7 +70,8 @@ def done(prior, tmp_path_factory):
     config.method = dict(name='from_noise', distance=dict(name='squared_l2'), weight=2.0)
     config.model.adapter = dict(name='masked', channel=1)
     config.optimizer.name = 'adamw'  # Muon takes three times as long to compile.
-  config.evaluation.update(dict(sampler='counted', steps=(1, 2)))
+  metrics = (*config.evaluation.metrics, 'variety')
+  config.evaluation.update(dict(sampler='counted', steps=(1, 2), metrics=metrics))
   return run(config, tmp_path_factory.mktemp('toys') / 'run')
 
 
