@@ -1,7 +1,7 @@
 """Owns what turns a model into images: a run, a diffusers folder, or what ships, as a function."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cdd.core import trees
 from cdd.core.errors import UserError
-from cdd.core.registry import choose, make
+from cdd.core.registry import choose, fits, make
 from cdd.core.types import Params
 from cdd.core.words import counted
 from cdd.data import TASKS, prompts, tokens
@@ -30,7 +30,8 @@ from cdd.pretrained import adapter_folders, locate, priors, scheduler, trained
 from cdd.sampling import sizes
 from cdd.sampling.draw import draw
 from cdd.sampling.settings import Settings, check
-from cdd.sampling.spread import fitting, noise, shape_of, spread
+from cdd.sampling.spread import check as check_given
+from cdd.sampling.spread import check_pixels, fitting, noise, shape_of, spread
 
 
 class Pipeline(NamedTuple):
@@ -85,15 +86,18 @@ class Pipeline(NamedTuple):
     Raises:
       UserError: names what does not fit.
     """
-    settings = self.resolved(Settings(**settings))
+    settings = Settings(**settings)
     check(settings)
+    settings = self.resolved(settings)
     listed = dict(prompts=prompts, negative=negative, condition=condition, latents=latents)
     given = spread(listed | dict(seeds=seeds))
+    check_given(given)
     asked, made, tile = self.plan(given['condition'], size, settings)
     style = self.style(given, settings)
     raw, guide = self.words(given['prompts'], made, style), None
     if condition is not None:
       padded = sizes.pad(given['condition'], made)
+      check_pixels(padded)
       raw.update(condition=padded[..., :3], mask=padded[..., 3:])
     if self.networks.reads_guidance:
       guide = self.given(given['negative'], settings)
@@ -202,9 +206,10 @@ class Pipeline(NamedTuple):
       raise UserError('image_guidance is for models that see a condition.')
     if not (size or given or self.size):
       raise UserError('The U-Net names no sample_size; give a size, height and width in pixels.')
-    size = tuple(size or given or self.size)
-    if len(size) != 2:
-      raise UserError(f'The size is two numbers, height and width, not {size}.')
+    size = size or given or self.size
+    size = tuple(size) if isinstance(size, Iterable) else (size,)
+    if len(size) != 2 or not fits(size, tuple[int, ...]):
+      raise UserError(f'The size is two whole numbers, height and width, not {size}.')
     if given and size != given:
       raise UserError(f'The size {size} is not that of the condition image, {given}.')
     units = dict(trained=self.size, multiple=self.multiple, factor=self.networks.factor)

@@ -62,7 +62,10 @@ class Settings(NamedTuple):
 
 
 ADAPTER = ('adapter_strength', 'adapter_start', 'adapter_end')
-CHECKED = ('guidance', 'image_guidance', 'rescale', *ADAPTER, 'long_prompts', 'weighted_prompts')
+CHECKED = (
+  *('guidance', 'image_guidance', 'rescale', 'steps', *ADAPTER),
+  *('long_prompts', 'weighted_prompts'),
+)
 
 
 def check(settings: Settings) -> None:
@@ -75,6 +78,10 @@ def check(settings: Settings) -> None:
     value, kind = getattr(settings, name), Settings.__annotations__[name]
     if not fits(value, kind):
       raise UserError(f'{name} is {value!r}; it must be {named(kind)}.')
+  if settings.steps is not None and settings.steps < 1:
+    raise UserError(f'steps is {settings.steps}; it must be 1 or more, or None.')
+  if not 0 <= settings.rescale <= 1:
+    raise UserError(f'rescale is {settings.rescale}; it must be a share, 0..1.')
   if settings.adapter_strength < 0:
     raise UserError(f'adapter_strength is {settings.adapter_strength}; it must be 0 or more.')
   start, end = settings.adapter_start, settings.adapter_end

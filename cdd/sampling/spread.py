@@ -1,6 +1,7 @@
 """Owns the lists of a batch: one prompt, condition or seed goes with all of the others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdd.core.errors import UserError
+from cdd.core.registry import fits
+from cdd.data.images import SLACK
 
 
 def spread(given: dict[str, Any]) -> dict[str, list]:
@@ -22,13 +25,48 @@ def spread(given: dict[str, Any]) -> dict[str, list]:
   if any(length != count for length in counts.values()):
     what = ', '.join(f'{length} {name}' for name, length in counts.items())
     raise UserError(f'One of each, or as many as images: {what} were given.')
-  if isinstance(given.get('seeds'), int):
-    lists['seeds'] = [given['seeds'] + index for index in range(count)]
+  if isinstance(given.get('seeds'), Integral):
+    lists['seeds'] = [int(given['seeds']) + index for index in range(count)]
   return {name: values * (count if len(values) == 1 else 1) for name, values in lists.items()}
 
 
 def _is_one(value: Any) -> bool:
-  return value is None or isinstance(value, (str, int)) or getattr(value, 'ndim', None) == 3
+  return (
+    isinstance(value, str)
+    or not isinstance(value, Iterable)
+    or getattr(value, 'ndim', None) in (0, 3)
+  )
+
+
+def check(given: dict[str, Sequence]) -> None:
+  """Refuses texts and seeds that are none.
+
+  Args:
+    given: lists as `spread` makes them.
+
+  Raises:
+    UserError: names the first, and what it must be.
+  """
+  kinds = dict(prompts=(str | None, 'a text'), negative=(str | None, 'a text or None'))
+  kinds |= dict(seeds=(int, 'a whole number'))
+  for name, (kind, words) in kinds.items():
+    for value in given[name]:
+      if not fits(value, kind):
+        raise UserError(f'Of {name} one is {value!r}; it must be {words}.')
+
+
+def check_pixels(condition: np.ndarray) -> None:
+  """Refuses condition images [b, H, W, c] of other numbers than 0..1.
+
+  Raises:
+    UserError: says where they lie.
+  """
+  low, high = condition.min(), condition.max()
+  if not (low >= -SLACK and high <= 1 + SLACK):  # Also of NaN.
+    raise UserError(
+      f'The values of the condition go from {low:g} to {high:g}; they must be in 0..1: divide '
+      'pixels of 0..255 by 255.'
+    )
 
 
 def shape_of(

@@ -51,6 +51,43 @@ def test_one_of_each_goes_with_all_of_the_others(plain):
   assert images.min() >= 0 and images.max() <= 1
 
 
+@pytest.mark.parametrize(
+  ('given', 'said'),
+  [
+    (dict(prompts=3), 'Of prompts one is 3; it must be a text'),
+    (dict(prompts=['a', 3]), 'Of prompts one is 3'),
+    (dict(negative=3), 'Of negative one is 3; it must be a text or None'),
+    (dict(seeds=1.5), 'Of seeds one is 1.5; it must be a whole number'),
+    (dict(seeds='3'), "Of seeds one is '3'"),
+    (dict(seeds=[]), '0 seeds were given'),
+    (dict(steps=0), 'steps is 0; it must be 1 or more'),
+    (dict(steps=1.5), 'steps is 1.5; it must be a whole number or None'),
+    (dict(rescale=5.0), 'rescale is 5.0; it must be a share'),
+    (dict(size=16), r'two whole numbers, height and width, not \(16,\)'),
+    (dict(size=(16.5, 16)), r'two whole numbers, height and width, not \(16.5, 16\)'),
+  ],
+)
+def test_what_is_given_in_python_is_checked_too(plain, given, said):
+  with pytest.raises(UserError, match=said):
+    plain(**dict(prompts='a') | given)
+
+
+def test_numbers_of_numpy_are_seeds_as_others_are(plain):
+  images = plain('a', seeds=np.int64(3), steps=1)
+  np.testing.assert_array_equal(images, plain('a', seeds=np.array([3]), steps=1))
+
+
+@pytest.mark.parametrize('values', [(0, 255), (-1, 1), (0, float('nan')), (0, float('inf'))])
+def test_a_condition_of_other_numbers_than_0_to_1_is_refused(depth, values):
+  low, high = values
+  picture = np.full((tiny.SIZE, tiny.SIZE, 3), low, np.float32)
+  picture[5] = high
+  with pytest.raises(UserError, match=f'condition go from .* to {high:g}; they must be in 0..1'):
+    depth('a', picture, steps=1)
+  with pytest.raises(UserError, match='to 255; they must be in 0..1: divide pixels'):
+    depth('a', Image.new('RGB', (tiny.SIZE, tiny.SIZE), 'white'), steps=1)
+
+
 def test_the_noise_can_be_given(plain):
   z, _ = noise([5], (16, 16, 4))
   given = plain('a', steps=2, seeds=0, latents=np.asarray(z))

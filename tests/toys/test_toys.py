@@ -92,7 +92,7 @@ def test_a_toy_metric_is_in_the_page_in_the_file_and_in_what_is_printed(done):
   truth = table(workdir)['autoencoder of the truth', None]['variety']
   assert truth > 0 and f'{truth:.4f}</td>' in page.replace('</b>', '')
   lines = [line for line in printed.splitlines() if 's/image' in line]
-  assert len(lines) == 4 and all('Variety ' in line for line in lines)
+  assert len(lines) == 5 and all('Variety ' in line for line in lines)
   assert f'Variety {truth:.4f}' in lines[-1]
 
 
