@@ -21,6 +21,13 @@ OPTIONS = dict(
   adapter=tuple(ADAPTERS),
   train=('everything', 'adapter'),
 )
+# Suffix of files of records -> the source that reads them.
+RECORDS = {
+  '.parquet': 'parquet',
+  '.arrow': 'parquet',
+  '.tar': 'webdataset',
+  '.array_record': 'array_record',
+}
 # Options whose value is a folder: one's own pictures, and what cdd.prepare made of them.
 FOLDERS = ('data', 'prepared')
 
@@ -171,23 +178,50 @@ def embedded(config: ConfigDict, task: dict, *, cache: int) -> None:
 
 
 def own_data(chosen: dict, default: str, *, size: int) -> dict:
-  """The sources of a run on a folder of pictures: PATH/train and PATH/test, or PATH alone.
+  """The sources of a run on one's own files: PATH/train and PATH/test, or PATH alone.
 
-  Of PATH alone one picture in twenty is held out.
+  Of images in PATH alone one in twenty is held out. Records are told by their suffixes.
 
   Args:
     default: the folder, where `data=PATH` was not chosen.
     size: the side of the crops in pixels.
+
+  Raises:
+    ValueError: PATH holds records, and not those of two parts.
   """
-  path, folder = chosen['data'] or default, dict(name='image_folder', size=size)
+  path = chosen['data'] or default
+  settings = dict(size=size, flip=True, background='white', max_skipped=0.1)
+  settings['caption_column'] = config_dict.placeholder(str)
   parts = [os.path.join(path, part) for part in ('train', 'test')]
-  if chosen['data'] and not all(map(os.path.isdir, parts)):
-    train, test = (dict(folder, path=path, part=part) for part in ('train', 'test'))
-  else:
-    train, test = (dict(folder, path=part) for part in parts)
+  inside = all(map(os.path.isdir, parts))
+  name = records(parts[0] if inside else path)
+  if name and not inside:
+    parts = [first_that_is(path, start, name) for start in ('train', 'test')]
+  of_source = dict(settings, name=name or 'image_folder')
+  train, test = (dict(of_source, path=part) for part in parts)
+  if chosen['data'] and not (name or inside):
+    train, test = (dict(of_source, path=path, part=part) for part in ('train', 'test'))
   if chosen['prepared']:
     train = dict(name='prepared', path=chosen['prepared'])
   return dict(source=train, held_out=test)
+
+
+def records(path: str) -> str | None:
+  """The source that reads the files of records in a folder; None where there are none."""
+  suffixes = {os.path.splitext(name)[1] for name in os.listdir(path)} if os.path.isdir(path) else ()
+  return next((RECORDS[suffix] for suffix in RECORDS if suffix in suffixes), None)
+
+
+def first_that_is(path: str, part: str, name: str) -> str:
+  """'PATH/train*.parquet'; a ValueError if no file is called so."""
+  suffixes = [suffix for suffix, source in RECORDS.items() if source == name]
+  for suffix in suffixes:
+    if any(file.startswith(part) and file.endswith(suffix) for file in os.listdir(path)):
+      return os.path.join(path, f'{part}*{suffix}')
+  raise ValueError(
+    f'{path!r} holds {name} files and none called {part}*{suffixes[0]}; put them into '
+    f'{path}/train and {path}/test, or name them train* and test*.'
+  )
 
 
 def on_own_data(config: ConfigDict, chosen: dict, **settings) -> None:

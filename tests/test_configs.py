@@ -88,7 +88,8 @@ def test_a_run_is_named_after_what_was_chosen(argument, name):
 
 def test_own_data_is_a_folder_with_two_parts_or_one_of_which_a_part_is_held_out(tmp_path):
   config = depth.get_config(f'tiny,data={tmp_path}').data
-  whole = dict(name='image_folder', path=str(tmp_path), size=64)
+  whole = dict(name='image_folder', path=str(tmp_path), size=64, flip=True, caption_column=None)
+  whole |= dict(background='white', max_skipped=0.1)
   assert config.source.to_dict() == dict(whole, part='train')
   assert config.held_out.to_dict() == dict(whole, part='test')
   assert config.task.depth_kind == 'inverse'
@@ -113,6 +114,26 @@ def test_a_folder_of_any_name_is_read(path, name):
   config = depth.get_config(f'tiny,data={path},method=conditional')
   assert (config.data.source.path, config.name) == (path, name)
   assert depth.get_config(f'tiny,prepared={path}').data.source.path == path
+
+
+@pytest.mark.parametrize(
+  ('suffix', 'name'),
+  [('.parquet', 'parquet'), ('.tar', 'webdataset'), ('.array_record', 'array_record')],
+)
+def test_files_of_records_are_told_by_their_suffix(suffix, name, tmp_path):
+  for part in ('train', 'test'):
+    (tmp_path / 'flat').mkdir(exist_ok=True)
+    (tmp_path / 'flat' / f'{part}-00000{suffix}').touch()
+    (tmp_path / 'deep' / part).mkdir(parents=True)
+    (tmp_path / 'deep' / part / f'0{suffix}').touch()
+  flat = depth.get_config(f'tiny,data={tmp_path}/flat').data
+  assert flat.source.name == flat.held_out.name == name
+  assert flat.source.path == f'{tmp_path}/flat/train*{suffix}'
+  deep = depth.get_config(f'full,data={tmp_path}/deep').data
+  assert (deep.held_out.name, deep.held_out.path) == (name, f'{tmp_path}/deep/test')
+  (tmp_path / 'flat' / f'test-00000{suffix}').unlink()
+  with pytest.raises(ValueError, match=f'holds {name} files and none called test'):
+    depth.get_config(f'tiny,data={tmp_path}/flat')
 
 
 def test_the_autoencoder_and_then_the_prior_are_pretrained(prior, tmp_path):

@@ -315,7 +315,9 @@ def test_a_metric_streams_over_batches_in_any_order_and_knows_which_way_is_bette
   assert isinstance(value, float)
   assert measured(pictures[::-1]) == pytest.approx(value, rel=1e-9)
   perfect = measured([(real, real) for _, real in pictures])
-  assert perfect != value and metric.better(value, perfect) == perfect
+  assert perfect != value
+  if 'image' in metric.reads:  # One that reads the condition alone knows nothing of the truth.
+    assert metric.better(value, perfect) == perfect
   assert metric.label in metric.heading and float(metric.shown(value)) == round(
     value, metric.digits
   )

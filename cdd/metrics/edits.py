@@ -30,13 +30,15 @@ def success(images: np.ndarray, edited: np.ndarray, before: np.ndarray) -> np.nd
 
 
 def kept(images: np.ndarray, edited: np.ndarray, before: np.ndarray) -> np.ndarray:
-  """[b], decibels between images and the picture before, where the true edit changed nothing.
+  """Decibels between images and the picture before, where the true edit changed nothing.
 
-  80 at most, and where all was to change.
+  One for each example of which something was to stay, 80 at most.
   """
   where = ~changed(edited, before)
+  pixels = where.sum(axis=(1, 2, 3))
   error = (((np.asarray(images, np.float64) - before) ** 2) * where).sum(axis=(1, 2, 3))
-  return 10 * np.log10(1 / (error / np.maximum(3 * where.sum(axis=(1, 2, 3)), 1) + 1e-8))
+  stays = pixels > 0
+  return 10 * np.log10(1 / (error[stays] / (3 * pixels[stays]) + 1e-8))
 
 
 EDITED = mean_of(success, label='Edited', better=max, digits=3)._replace(
@@ -47,5 +49,5 @@ EDITED = mean_of(success, label='Edited', better=max, digits=3)._replace(
 KEPT = mean_of(kept, label='Kept (dB)', better=max, digits=2)._replace(
   reads=('image', 'condition'),
   note='Kept: the signal-to-noise ratio of the pixels that were not to change, against the picture '
-  'before.',
+  'before, over the examples of which something was to stay.',
 )

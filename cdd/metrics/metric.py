@@ -80,7 +80,10 @@ def check(name: str, metric: Metric, batch: dict[str, np.ndarray], count: int) -
 
 
 def mean_of(per_image: Callable[..., np.ndarray], *, label, better, digits) -> Metric:
-  """The mean over images of a measure of each, (images, *references) -> [b]."""
+  """The mean over images of a measure of each, (images, *references) -> [b]; 0 of none.
+
+  The measure may leave out images that it says nothing of.
+  """
 
   def update(state, images, *references):
     total, count = state
@@ -89,6 +92,6 @@ def mean_of(per_image: Callable[..., np.ndarray], *, label, better, digits) -> M
 
   def result(state):
     total, count = state
-    return float(total / count)
+    return float(total / count) if count else 0.0
 
   return Metric(lambda: (0.0, 0), update, result, label, better, digits)

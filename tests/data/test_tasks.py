@@ -133,3 +133,10 @@ def test_bad_settings_are_one_line(wrong, message):
   with pytest.raises(UserError, match=message) as error:
     wrong()
   assert '\n' not in str(error.value)
+
+
+def test_a_crop_without_anything_of_its_mask_gets_a_drawn_one():
+  task = inpaint(masks='source', area=(0.1, 0.4), whole=0.0)
+  out = task.draw(dict(SCENE, mask=np.zeros((48, 48), np.float32)), rng())
+  assert 0.05 < out['mask'].mean() <= 0.4
+  assert np.array_equal(out['condition'] != SCENE['image'], np.repeat(out['mask'] > 0, 3, 2))

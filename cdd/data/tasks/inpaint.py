@@ -24,7 +24,8 @@ def inpaint(
   white: a source's is 1 where it is at least a half.
 
   Args:
-    masks: 'drawn' draws them (`random_mask`); 'source' reads the source's `mask`.
+    masks: 'drawn' draws them (`random_mask`); 'source' reads the source's `mask`, and draws one
+      for a crop in which there is nothing of it.
     area: the least and the greatest share of the picture that a drawn mask covers.
     whole: how often a drawn mask covers all of the picture.
 
@@ -38,14 +39,17 @@ def inpaint(
       '0 < least < greatest <= 1 and 0..1.'
     )
 
+  def drawn(size, rng):
+    if rng.random() < whole:
+      return np.ones((*size, 1), np.float32)
+    return random_mask(size, rng, area)
+
   def draw(example, rng):
-    image = example['image']
+    image, mask = example['image'], np.zeros(0)
     if masks == 'source':
       mask = (example['mask'] >= 0.5).astype(np.float32)[:, :, None]
-    elif rng.random() < whole:
-      mask = np.ones((*image.shape[:2], 1), np.float32)
-    else:
-      mask = random_mask(image.shape[:2], rng, area)
+    if not mask.any():
+      mask = drawn(image.shape[:2], rng)
     return dict(image=image, condition=holed(image, mask), mask=mask, caption=example['caption'])
 
   needs = ('image', 'mask') if masks == 'source' else ('image',)
