@@ -36,7 +36,7 @@ STAGES = flags.DEFINE_list(
   'stages', [*pretrain.LONG, 'long_end'], 'Stages of configs/pretrain.py, in order.'
 )
 EVERY = flags.DEFINE_integer('every', 500, 'Updates from one line to the next.')
-MEASURE = flags.DEFINE_bool('measure', False, 'Only measures what the newest stage has reached.')
+ERRORS = flags.DEFINE_bool('errors', False, 'Only measures what the newest stage has reached.')
 EXPORT = flags.DEFINE_bool('export', False, 'Only exports the newest checkpoint.')
 HELD_OUT, BATCH = 128, 32
 TIMES = (200, 400, 600, 800, 1000)
@@ -198,11 +198,11 @@ def train_all(todo, show: Callable[[str], None]) -> None:
 def main() -> None:
   folder = Path(HOME.value)
   folder.mkdir(parents=True, exist_ok=True)
-  if EXPORT.value or MEASURE.value:
+  if EXPORT.value or ERRORS.value:
     begun = [one for one in stages(STAGES.value, folder) if (one[1] / 'checkpoints').exists()]
     if not begun:
       raise UserError(f'{folder} has no checkpoint yet.')
-    (measure if MEASURE.value else export_now)(*begun[-1])
+    (measure if ERRORS.value else export_now)(*begun[-1])
     return
   try:
     with filelock.FileLock(folder / 'lock', timeout=0):

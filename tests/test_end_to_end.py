@@ -83,6 +83,7 @@ def test_a_run_measures_itself_beside_the_trivial_row(unbroken):
   assert [(row['method'], row['steps'], row['sampler']) for row in table] == [
     ('ours', 1, 'consistency'),
     ('ours', 2, 'consistency'),
+    ('ours, condition of another', 1, 'consistency'),
     ('condition', None, None),
     ('autoencoder of the truth', None, None),
   ]

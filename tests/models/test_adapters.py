@@ -212,13 +212,18 @@ def test_a_mask_at_the_size_of_latents_is_what_pytorch_interpolates():
   assert np.array_equal(got, nhwc(expected))
 
 
+def encoded(states):
+  """What a text encoder would give."""
+  return types.SimpleNamespace(last=states, penultimate=states, pooled=states[:, 0])
+
+
 def test_a_dropped_condition_is_zeros_whatever_the_adapter_reads():
   networks = Networks(**dict.fromkeys(Networks._fields))._replace(
     factor=4,
     scale=2.0,
     shift=0.5,
     reads=dict(condition='unscaled_latent', mask='pixel'),
-    text_encoder=lambda params, method, tokens: types.SimpleNamespace(last=tokens),
+    text_encoder=lambda params, method, tokens: encoded(tokens),
   )
   raw = dict(condition_latents=LATENTS, mask=np.ones((2, 32, 32, 1)), tokens=TEXT.states)
   there = networks.condition({}, raw).arrays
@@ -291,7 +296,7 @@ def test_a_condition_beside_z_is_not_scaled():
   mode = 2 * PIXELS[:, ::8, ::8, :1] - 1 + 0.5
   image = networks._replace(text_encoder=None).latents({}, raw, 'condition')
   np.testing.assert_allclose(image, (mode - 0.1) * 0.18, rtol=1e-5, atol=1e-6)
-  encoder = lambda params, method, tokens: types.SimpleNamespace(last=tokens)
+  encoder = lambda params, method, tokens: encoded(tokens)
   c = networks._replace(text_encoder=encoder).condition({}, raw | dict(tokens=TEXT.states))
   np.testing.assert_allclose(c.arrays['condition'], mode, rtol=1e-5, atol=1e-6)
 

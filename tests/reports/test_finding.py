@@ -32,7 +32,7 @@ def test_a_finding_is_reversed_where_higher_is_better(rows, name):
     pair = [rows('ours', 4, **{name: mine}), rows('rival', 4, **{name: its})]
     pair = [{key: row[key] for key in row if key not in without} for row in pair]
     words[mine] = finding.sentence(pair, 'ours', 'rival', NAME)
-  lower_wins = name in ('lpips', 'frechet')
+  lower_wins = name in ('lpips', 'frechet', 'depth')
   assert 'is ahead of' in words[1.0 if lower_wins else 2.0]
   assert 'is behind' in words[2.0 if lower_wins else 1.0]
   assert all('in all that was measured' in text for text in words.values())
