@@ -27,25 +27,12 @@ from configs import common
 TASK = dict(name='canny')
 
 
-def full(config: ConfigDict, chosen: dict) -> None:
-  common.large(config, common.HUB['sd15'])
-  config.data = dict(
-    **common.own_data(chosen, 'data/canny', size=512),
-    task=TASK,
-    batch_size=256,
-    caption_dropout=0.1,
-    threads=2,
-    workers=16,
-  )
-  config.optimizer.learning_rate = 1e-5
-
-
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument)
   config = common.experiment('canny', chosen, steps=dict(full=50_000, small=800, tiny=200))
   config.evaluation.mismatched = 'condition'
   if chosen['size'] == 'full':
-    full(config, chosen)
+    common.large(config, chosen, prior=common.HUB['sd15'], size=512, task=TASK)
   else:
     common.embedded(config, TASK, cache=dict(small=8000, tiny=0)[chosen['size']])
     common.on_own_data(config, chosen)

@@ -152,10 +152,33 @@ def changed(chosen: dict) -> dict:
   return {k: v for k, v in chosen.items() if k != 'size' and v != defaults[k]}
 
 
-def large(config: ConfigDict, prior: str) -> None:
-  """A prior of the hub on 16 chips of TPU v5e."""
+def large(
+  config: ConfigDict,
+  chosen: dict,
+  *,
+  prior: str,
+  size: int,
+  task: dict,
+  learning_rate: float = 1e-5,
+  **dropout: float,
+) -> None:
+  """A prior of the hub on 16 chips of TPU v5e, on one's own files.
+
+  Args:
+    size: the side of the crops in pixels.
+    dropout: fields of `config.data`; a tenth of the captions where none is given.
+  """
   config.prior = dict(path=prior)
   config.model.update(dict(dtype='bfloat16', remat=True))
+  config.data = dict(
+    **own_data(chosen, f'data/{config.task}', size=size),
+    task=task,
+    batch_size=256,
+    **(dropout or dict(caption_dropout=0.1)),
+    threads=2,
+    workers=16,
+  )
+  config.optimizer.learning_rate = learning_rate
   config.accumulate = 2
   config.mesh = dict(data=-1, fsdp=16)
 

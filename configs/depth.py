@@ -45,19 +45,6 @@ def scenes(config: ConfigDict, *, cache: int) -> None:
   )
 
 
-def full(config: ConfigDict, chosen: dict) -> None:
-  common.large(config, common.HUB['sd21'])
-  config.data = dict(
-    **common.own_data(chosen, 'data/depth', size=512),
-    task=dict(name='depth', depth_kind='inverse'),
-    batch_size=256,
-    caption_dropout=0.1,
-    threads=2,
-    workers=16,
-  )
-  config.optimizer.learning_rate = 1e-5
-
-
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument)
   steps = dict(full=50_000, small=800, tiny=200)
@@ -65,7 +52,8 @@ def get_config(argument: str = 'full') -> ConfigDict:
   config.evaluation.condition_row = 'condition'
   config.evaluation.mismatched = 'condition'
   if chosen['size'] == 'full':
-    full(config, chosen)
+    task = dict(TASK, depth_kind='inverse')
+    common.large(config, chosen, prior=common.HUB['sd21'], size=512, task=task)
   else:
     config.evaluation.metrics += ('depth',)
     scenes(config, cache=dict(small=8000, tiny=0)[chosen['size']])

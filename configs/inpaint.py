@@ -29,19 +29,6 @@ from configs import adapters, common
 TASK = dict(name='inpaint', masks='drawn')
 
 
-def full(config: ConfigDict, chosen: dict) -> None:
-  common.large(config, common.HUB['sd15'])
-  config.data = dict(
-    **common.own_data(chosen, 'data/inpaint', size=512),
-    task=TASK,
-    batch_size=256,
-    caption_dropout=0.1,
-    threads=2,
-    workers=16,
-  )
-  config.optimizer.learning_rate = 1e-5
-
-
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument)
   config = common.experiment('inpaint', chosen, steps=dict(full=50_000, small=800, tiny=200))
@@ -49,7 +36,7 @@ def get_config(argument: str = 'full') -> ConfigDict:
   config.evaluation.condition_row = 'the picture with its hole'
   config.evaluation.mismatched = 'condition'
   if chosen['size'] == 'full':
-    full(config, chosen)
+    common.large(config, chosen, prior=common.HUB['sd15'], size=512, task=TASK)
   else:
     common.embedded(config, TASK, cache=dict(small=8000, tiny=0)[chosen['size']])
     common.on_own_data(config, chosen)

@@ -46,19 +46,6 @@ def scenes(config: ConfigDict, *, cache: int) -> None:
   )
 
 
-def full(config: ConfigDict, chosen: dict) -> None:
-  common.large(config, common.HUB['sd15'])
-  config.data = dict(
-    **common.own_data(chosen, 'data/instruct_edit', size=256),
-    task=TASK,
-    batch_size=256,
-    **DROPOUT,
-    threads=2,
-    workers=16,
-  )
-  config.optimizer.learning_rate = 1e-4
-
-
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument)
   steps = dict(full=10_000, small=800, tiny=200)
@@ -67,7 +54,8 @@ def get_config(argument: str = 'full') -> ConfigDict:
   config.evaluation.mismatched = 'text'
   config.evaluation.metrics += ('edited', 'kept')
   if chosen['size'] == 'full':
-    full(config, chosen)
+    settings = dict(size=256, task=TASK, learning_rate=1e-4, **DROPOUT)
+    common.large(config, chosen, prior=common.HUB['sd15'], **settings)
   else:
     scenes(config, cache=dict(small=8000, tiny=0)[chosen['size']])
     common.on_own_data(config, chosen)

@@ -45,19 +45,6 @@ def photographs(config: ConfigDict, *, cache: int) -> None:
   )
 
 
-def full(config: ConfigDict, chosen: dict) -> None:
-  common.large(config, common.HUB['sd21_base'])
-  config.data = dict(
-    **common.own_data(chosen, 'data/super_resolution', size=512),
-    task=dict(name='super_resolution', factor=4, degradation=dict(name='real_esrgan')),
-    batch_size=256,
-    caption_dropout=0.1,
-    threads=2,
-    workers=16,
-  )
-  config.optimizer.learning_rate = 1e-5
-
-
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument)
   steps = dict(full=100_000, small=600, tiny=200)
@@ -68,7 +55,8 @@ def get_config(argument: str = 'full') -> ConfigDict:
     config.method.update(dict(x_weight=16.0, s_min=config.method.dt))
   config.evaluation.condition_row = 'bicubic'
   if chosen['size'] == 'full':
-    full(config, chosen)
+    task = dict(name='super_resolution', factor=4, degradation=dict(name='real_esrgan'))
+    common.large(config, chosen, prior=common.HUB['sd21_base'], size=512, task=task)
   else:
     photographs(config, cache=dict(small=8000, tiny=0)[chosen['size']])
     config.evaluation.shipped = common.shipped('super_resolution', chosen)

@@ -79,7 +79,7 @@ def test_every_adapter_reads_a_mask(name, prior, tmp_path):
   [
     ('tiny', 'depth_tiny'),
     ('small,method=finetune', 'depth_small_finetune'),
-    ('tiny,data=/home/me/my photos/', 'depth_tiny_my_photos'),
+    ('tiny,data=with spaces/my photos/', 'depth_tiny_my_photos'),
   ],
 )
 def test_a_run_is_named_after_what_was_chosen(argument, name):

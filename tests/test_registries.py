@@ -8,11 +8,9 @@ import aligned
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import tiny
 from flax import nnx
-from jax.sharding import NamedSharding
 from PIL import Image
 
 from cdd import assets
@@ -39,8 +37,6 @@ from cdd.models.adapters.adapter import Spec, parameters
 from cdd.models.networks import SPACES
 from cdd.models.unet import UNet2DConditionModel, UNetConfig
 from cdd.runs.objective import NETWORKS
-from cdd.training import sharding
-from cdd.training.optimizer import OPTIMIZERS
 from cdd.training.sharding import MODES
 from cdd.training.targets import TARGETS
 
@@ -66,8 +62,6 @@ SETTINGS = dict(
   mixture=dict(sources=[dict(name='scenes', size=16, length=4)] * 2),
   controlnet=dict(hint_widths=(4, 8)),
   t2i_adapter=dict(kind='full_adapter_xl', downscale_factor=4, num_res_blocks=1),
-  ema=dict(decay=0.9),
-  periodic=dict(every=3),
 )
 RNG = np.random.default_rng(0)
 shape_of = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
@@ -365,41 +359,6 @@ def test_times_are_drawn_from_dt_to_t(name):
   t = np.asarray(SAMPLE_T[name](jax.random.key(0), 64, 3, 12))
   assert t.shape == (64, 1, 1, 1) and t.dtype == np.int32
   assert t.min() >= 3 and t.max() <= 12
-
-
-PARAMS = {'unet.a.kernel': jnp.ones((3, 4)), 'adapter.mu': jnp.ones(())}
-
-
-@each(OPTIMIZERS)
-def test_an_optimiser_makes_an_update_of_every_parameter(name):
-  spec = dict(name=name, learning_rate=0.1)
-  optimizer = bind(OPTIMIZERS, spec, 'optimizer')(steps=10)
-  assert isinstance(optimizer, optax.GradientTransformation)
-  assert inspect.getdoc(OPTIMIZERS[name].func) and positional(OPTIMIZERS[name]) == []
-
-  def update(params):
-    return optimizer.update(params, optimizer.init(params), params)[0]
-
-  shapes = jax.eval_shape(update, PARAMS)
-  assert {path: leaf.shape for path, leaf in shapes.items()} == {
-    path: leaf.shape for path, leaf in PARAMS.items()
-  }
-
-
-@each(TARGETS)
-def test_a_target_follows_every_parameter_or_keeps_none(name):
-  follow = bind(TARGETS, dict(name=name, **SETTINGS.get(name, {})), 'target')
-  out = follow(PARAMS, jax.tree.map(lambda leaf: leaf + 1, PARAMS), jnp.int32(2))
-  assert out.keys() in (PARAMS.keys(), set())
-  assert all(out[path].shape == PARAMS[path].shape for path in out)
-
-
-@each(MODES)
-def test_a_mode_of_sharding_places_an_array_of_any_shape(name):
-  mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  for shape in ((), (7,), (64, 512)):
-    place = MODES[name](shape, mesh)
-    assert isinstance(place, NamedSharding) and place.shard_shape(shape) == shape
 
 
 @each(SPACES)
