@@ -1,6 +1,11 @@
-"""The command line of training: `python -m cdd.main --config=configs/depth.py:tiny`."""
+"""The command line of training: `python -m cdd.main --config=configs/depth.py:tiny`.
+
+Exit codes: 0, the run is finished; 75, a signal stopped it and the same command resumes; else it
+failed.
+"""
 
 import json
+import sys
 
 from absl import flags
 
@@ -26,7 +31,9 @@ def main() -> None:
   workdir = cli.folder(FLAGS.workdir or f'runs/{config.name}', 'workdir')
   cli.join_processes()
   with hosts.together():
-    loop.run(config, workdir)
+    finished = loop.run(config, workdir)
+  if not finished:
+    sys.exit(hosts.RESUMES)
 
 
 if __name__ == '__main__':

@@ -15,6 +15,8 @@ from jax.experimental import multihost_utils
 from cdd.core.errors import UserError
 
 GONE = 25.0  # Seconds without a sign of life after which a process counts as gone.
+# The exit code of a run that a signal stopped and that was saved: EX_TEMPFAIL of sysexits.h.
+RESUMES = 75
 STOPPING = b'\nStopping: this step is saved, then the run ends. Once more ends it at once.\n'
 
 

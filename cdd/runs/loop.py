@@ -19,17 +19,20 @@ from cdd.training import checkpoint, sharding
 from cdd.training import writer as writers
 
 
-def run(config, workdir: Path) -> None:
+def run(config, workdir: Path) -> bool:
   """Trains (or resumes) the run of `config` in `workdir`, exports it, evaluates it.
 
   Every process does all of it; process 0 alone writes.
+
+  Returns:
+    Whether it is finished, the same on every process; a run that a signal stopped is not.
 
   Raises:
     UserError: the workdir belongs to another config, the config names something unknown, the
       prior is missing, the loss is not finite, or the disk is full.
   """
   try:
-    trained(config, workdir)
+    return trained(config, workdir)
   except OSError as error:
     if error.errno not in files.REFUSED:
       raise
@@ -42,7 +45,7 @@ def run(config, workdir: Path) -> None:
     ) from error
 
 
-def trained(config, workdir: Path) -> None:
+def trained(config, workdir: Path) -> bool:
   """`run`, in which a disk may still refuse to be written."""
   schema.check(configs.as_json(config))
   changed = configs.check(config, workdir)
@@ -54,10 +57,11 @@ def trained(config, workdir: Path) -> None:
   if jax.process_index() == 0 and (said := streams.said_of_skipped(workdir)):
     print(said, flush=True)
   if state is None:
-    return
+    return False
   export.export(bound, config, state.evaluated, workdir / 'export')
   if config.evaluation:
     report.evaluate(bound, config, state.evaluated, workdir)
+  return True
 
 
 def fit(experiment, config, workdir: Path, changed: str = ''):

@@ -77,7 +77,7 @@ def test_both_save_the_same_step_and_leave(number, told, apart, prior, workdir):
     pair.processes[rank].send_signal(number)
     time.sleep(apart)
   ended, seconds = pair.end()
-  assert [code for code, _, _ in ended] == [0, 0] and seconds < 60, ended
+  assert [code for code, _, _ in ended] == [75, 75] and seconds < 60, ended
   (line,) = [line for line in ended[0][1].splitlines() if 'Stopped after step' in line]
   assert f'Stopped after step {checkpoint.newest(workdir / "checkpoints")};' in line
   assert checkpoint.newest(workdir / 'checkpoints') > pair.before
