@@ -4,6 +4,7 @@ python -m cdd.plan --config=configs/depth.py --topology=v5e:4x4 --family=sd21
 python -m cdd.plan --config=configs/depth.py:tiny --topology=cpu:4
 """
 
+import math
 import runpy
 
 from absl import flags
@@ -11,6 +12,7 @@ from absl import flags
 from cdd.core import cli
 from cdd.core.cli import FLAGS
 from cdd.core.registry import choose
+from cdd.data.transforms import several, sides, spelled
 from cdd.runs import planning
 
 GIB = 2**30
@@ -56,9 +58,11 @@ def main() -> None:
   planning.prepare(topology)
   family = FLAGS.family and choose(families(), FLAGS.family, 'family')
   shapes = planning.prior(config.prior, family)
-  resolution = FLAGS.resolution or config.data.source.get('size') or 512
-  plan = planning.compiled(config, shapes, resolution, planning.devices(topology))
-  print(f'{config.name} on {topology}, {resolution} px, a batch of {config.data.batch_size}')
+  size = FLAGS.resolution or config.data.source.get('size') or 512
+  size = max(map(sides, size), key=math.prod) if several(size) else size
+  plan = planning.compiled(config, shapes, size, planning.devices(topology))
+  batch = config.data.batch_size
+  print(f'{config.name} on {topology}, {spelled(size)} px, a batch of {batch}')
   print(report(plan, topology))
 
 

@@ -213,6 +213,8 @@ def own_data(chosen: dict, default: str, *, size: int) -> dict:
     ValueError: PATH holds records, and not those of two parts.
   """
   path = chosen['data'] or default
+  # Any value may be set from the command line: a side, (height, width), or several of these.
+  size = config_dict.FieldReference(size, field_type=object)
   settings = dict(size=size, flip=True, background='white', max_skipped=0.1)
   settings['caption_column'] = config_dict.placeholder(str)
   parts = [os.path.join(path, part) for part in ('train', 'test')]

@@ -1,5 +1,6 @@
 """Owns what every command line shares: flags, one-line errors, and configs found by name."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -124,7 +125,7 @@ def resolved(arguments: list[str]) -> list[str]:
   config = load(path, option if colon else None)
   for argument in arguments:
     if field := re.match(r'--?(?:no)?config[.]([^=]*)(?:=(.*))?', argument):
-      check_value(check_field(config, field[1].split('.')), field[2], argument)
+      check_value(*check_field(config, field[1].split('.')), field[2], argument)
   return [replaced(argument, given[1], f'{path}{colon}{option}') for argument in arguments]
 
 
@@ -187,24 +188,26 @@ def make_importable() -> None:
   sys.modules['configs'] = package
 
 
-def check_field(config: ConfigDict, names: list[str]) -> Any:
-  """The value of a field; a UserError names one that is unknown."""
+def check_field(config: ConfigDict, names: list[str]) -> tuple[Any, type]:
+  """(value, type) of a field; a UserError names one that is unknown."""
+  kind = None
   for depth, name in enumerate(names):
     where = '.'.join(['config', *names[:depth]])
     if not isinstance(config, ConfigDict):
       raise UserError(f'{where} is {config!r}, which has no fields; {name!r} was asked for.')
     if name not in config:
       raise UserError(f'Unknown field {name!r} of {where}; choose one of {sorted(config)}.')
-    config = config[name]
-  return config
+    config, kind = config[name], config.get_type(name)
+  return config, kind
 
 
-def check_value(before: Any, text: str | None, argument: str) -> None:
-  """A UserError if a text is not what a number is replaced with."""
-  kind = type(before)
-  if text is None or kind not in (int, float):
+def check_value(before: Any, kind: type, text: str | None, argument: str) -> None:
+  """A UserError if a text is not what a number, or a field of any type, is replaced with."""
+  parse = {int: int, float: float, object: ast.literal_eval}.get(kind)
+  if text is None or parse is None:
     return
   try:
-    kind(text)
-  except ValueError:
-    raise UserError(f'{argument}: it must be {named(kind)}, as {before} is.') from None
+    parse(text)
+  except (ValueError, SyntaxError):
+    what = 'a number or a tuple' if kind is object else named(kind)
+    raise UserError(f'{argument}: it must be {what}, as {before} is.') from None

@@ -8,6 +8,7 @@ import numpy as np
 from absl import flags
 
 from cdd.core.errors import UserError
+from cdd.data.mixtures import Mixture
 
 
 class Dropout(NamedTuple):
@@ -64,6 +65,7 @@ class Batches:
     """`batch_size` counts all processes; this one yields its part.
 
     Args:
+      source: the examples; of one with `buckets`, each batch is from one of them.
       dropout: what of an example is dropped, and how often.
       threads, workers: what draws the examples (`prefetched`).
       rows: which examples of a batch this process yields; all of them if None.
@@ -73,12 +75,20 @@ class Batches:
       dropped = dropout.drawn(rng)
       return as_arrays(task(example, rng), tokenize, dropped)
 
-    # Drawn before the cut, so that a batch is the same on any number of processes.
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(prepare)
-    dataset = dataset[: len(dataset) // batch_size * batch_size]
     mine = range(batch_size) if rows is None else rows
-    dataset = grain.experimental.ZipMapDataset([dataset[row::batch_size] for row in mine])
-    self._dataset = dataset.map(stacked)
+
+    def batched(source) -> grain.MapDataset:
+      # Drawn before the cut, so that a batch is the same on any number of processes.
+      dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(prepare)
+      dataset = dataset[: len(dataset) // batch_size * batch_size]
+      dataset = grain.experimental.ZipMapDataset([dataset[row::batch_size] for row in mine])
+      return dataset.map(stacked)
+
+    if (buckets := getattr(source, 'buckets', None)) is None:
+      self._dataset = batched(source)
+    else:
+      in_turn = Mixture([batched(part) for part in buckets.parts], buckets.shares)
+      self._dataset = grain.MapDataset.source(in_turn)
     self._settings = dict(threads=threads, workers=workers)
     self._batch_size, self._iterator, self._next = batch_size, None, 0
 

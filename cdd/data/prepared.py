@@ -3,7 +3,7 @@
 import bisect
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grain
@@ -14,6 +14,7 @@ from cdd.core.errors import UserError
 from cdd.core.registry import fits
 from cdd.core.words import counted
 from cdd.data import images
+from cdd.data.mixtures import Mixture, rounded
 
 MANIFEST, EMPTY = 'manifest.json', 'empty.safetensors'
 LATENTS, DEVIATION = 'image_latents', 'image_deviation'
@@ -29,6 +30,7 @@ class Prepared:
 
   Attributes:
     manifest: what manifest.json says: the count, the shards, and what encoded them of what.
+    buckets: None, or the examples of each shape as parts, if they have several.
   """
 
   def __init__(self, folder: Path, sample_posterior: bool):
@@ -53,6 +55,7 @@ class Prepared:
     for start in self._starts:  # That all shards are of this manifest.
       self._arrays(start)
     self._empty = self._no_prompt()
+    self.buckets = spans(self, self.manifest['buckets']) if 'buckets' in self.manifest else None
 
   def __len__(self):
     return self.manifest['count']
@@ -119,6 +122,26 @@ class Prepared:
     return f'prepared({self._folder.name!r})'
 
 
+class Span:
+  """The examples of a source from one number to another."""
+
+  def __init__(self, source, start: int, count: int):
+    self._source, self._start, self._count = source, start, count
+
+  def __len__(self):
+    return self._count
+
+  def __getitem__(self, index):
+    return self._source[self._start + int(index)]
+
+
+def spans(source, counts: Sequence[int]) -> Mixture:
+  """The examples of each shape, of which the first `counts[0]` have the first, and so on."""
+  starts = [sum(counts[:n]) for n in range(len(counts))]
+  parts = [Span(source, *each) for each in zip(starts, counts, strict=True) if each[1]]
+  return Mixture(parts, rounded([len(part) for part in parts]))
+
+
 def manifest(folder: Path) -> dict:
   """What manifest.json says.
 
@@ -143,6 +166,10 @@ def manifest(folder: Path) -> dict:
       f'{path} is damaged: it must be an object with whole numbers, 1 <= shards <= count, not '
       f'{shards!r} and {count!r}.'
     )
+  counts = fields.get('buckets', [count])
+  whole = isinstance(counts, list) and all(fits(n, int) and n >= 0 for n in counts)
+  if not whole or sum(counts) != count:
+    raise UserError(f'{path} is damaged: its buckets are {counts!r}, not whole numbers of {count}.')
   return fields
 
 

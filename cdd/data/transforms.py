@@ -28,11 +28,13 @@ class Whole(Protocol):
   Attributes:
     name: what messages call it.
     caption: its text, or several, one of which is drawn.
-    sizes: (width, height) at which it can be read, the largest first.
+    original: its (width, height).
+    sizes: (width, height) at which it is read, the largest first.
   """
 
   name: str
   caption: str | Sequence[str]
+  original: tuple[int, int]
   sizes: Sequence[tuple[int, int]]
 
   def arrays(self, size: tuple[int, int]) -> Mapping[str, np.ndarray]:
@@ -43,6 +45,17 @@ def sides(size: int | Sequence[int]) -> tuple[int, int]:
   """(height, width) of a size, which is one side or both."""
   height, width = size if isinstance(size, list | tuple) else (size, size)
   return int(height), int(width)
+
+
+def spelled(size: int | Sequence[int]) -> str:
+  """'64', or '64x48' of (48, 64)."""
+  tall, wide = sides(size)
+  return f'{wide}' if tall == wide else f'{wide}x{tall}'
+
+
+def several(size) -> bool:
+  """Whether a size lists several, each a (height, width)."""
+  return isinstance(size, list | tuple) and any(isinstance(each, list | tuple) for each in size)
 
 
 def sizes(width: int, height: int, crop: int | Sequence[int]) -> list[tuple[int, int]]:
@@ -62,7 +75,7 @@ def sizes(width: int, height: int, crop: int | Sequence[int]) -> list[tuple[int,
     if fits and (not levels or levels[-1][1] > 1.2 * scaled[1]):
       levels.append(scaled)
   if not levels:
-    raise TooSmall(width, height, f'{tall}' if tall == wide else f'{wide}x{tall}')
+    raise TooSmall(width, height, spelled(crop))
   return levels
 
 
@@ -72,19 +85,39 @@ def check(*, size, seed, length) -> None:
   Raises:
     UserError: one of them is out of range, or no whole number.
   """
+  check_size(size)
+  for name, value, least in (('seed', seed, 0), ('length', length, 1)):
+    if not whole(value, least):
+      raise UserError(
+        f'The {name} of a data source is {value!r}; it must be a whole number, {least} or more.'
+      )
+
+
+def check_size(size) -> None:
+  """Checks that a size is one side, or (height, width).
+
+  Raises:
+    UserError: it is neither, or lists several.
+  """
+  if several(size):
+    raise UserError(
+      f'The size of a data source is {size}; only image_folder takes several sizes, in a local '
+      'folder. Give one, or the examples that python -m cdd.prepare made of such a folder.'
+    )
   pair = isinstance(size, list | tuple) and len(size) == 2
   each = [*size] if pair else [size]
-  for name, values, least in (('size', each, 1), ('seed', [seed], 0), ('length', [length], 1)):
-    for value in values:
-      if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        or_pair = ', or (height, width)' if name == 'size' else ''
-        shown = dict(size=size, seed=seed, length=length)[name]
-        raise UserError(
-          f'The {name} of a data source is {shown!r}; it must be a whole number, {least} or '
-          f'more{or_pair}.'
-        )
+  if not all(whole(value, 1) for value in each):
+    raise UserError(
+      f'The size of a data source is {size!r}; it must be a whole number, 1 or more, or '
+      '(height, width).'
+    )
   if max(each) > LARGEST:
     raise UserError(f'The size of a data source is {size}; it must be at most {LARGEST} pixels.')
+
+
+def whole(value, least: int) -> bool:
+  """Whether a value is a whole number of at least `least`."""
+  return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
 
 
 def one_of(caption: str | Sequence[str], rng: np.random.Generator) -> str:
@@ -204,7 +237,7 @@ class RandomCrops:
     arrays = crop(arrays, top, left, self._size)
     if self._flip and rng.random() < 0.5:
       arrays, left = flip(arrays), width - left - wide
-    original = chosen.sizes[0][::-1]
+    original = chosen.original[::-1]
     return dict(arrays, sizes=np.float32([*original, top, left, tall, wide]))
 
   def _skip(self, number: int, *why):

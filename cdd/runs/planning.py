@@ -18,6 +18,7 @@ from cdd.core import trees
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
 from cdd.data.tasks.task import DRAWS
+from cdd.data.transforms import sides
 from cdd.models import components, functional
 from cdd.pretrained import diffusers, families, priors, weights
 from cdd.runs import counting, streams
@@ -128,8 +129,11 @@ def of_folder(folder: Path) -> dict[str, dict]:
   return {path.parent.name: read(path) for path in folder.glob('*/*config.json')}
 
 
-def compiled(config, prior: diffusers.Pretrained, resolution: int, devices: list) -> Plan:
+def compiled(config, prior: diffusers.Pretrained, resolution, devices: list) -> Plan:
   """Compiles the train step that a run would run.
+
+  Args:
+    resolution: the pictures' side in pixels, or their (height, width).
 
   Raises:
     UserError: it does not fit the memory of a chip.
@@ -184,7 +188,7 @@ def on_one_chip(leaf: jax.ShapeDtypeStruct) -> int:
 
 
 def batch_shapes(
-  config, prior, networks, resolution: int, finish: Callable | None = None
+  config, prior, networks, resolution, finish: Callable | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """The shapes of a global batch; latents where the config encodes them ahead.
 
@@ -196,8 +200,8 @@ def batch_shapes(
   def shape(*sizes, dtype=jnp.float32):
     return jax.ShapeDtypeStruct((count, *sizes), dtype)
 
-  image = shape(resolution, resolution, 3)
-  mask = shape(resolution, resolution, 1)
+  image = shape(*sides(resolution), 3)
+  mask = shape(*sides(resolution), 1)
   batch = {name: mask if name == 'mask' else image for name in ('image', *networks.reads)}
   if finish is not None:
     drawn = dict(image=image, draws=shape(DRAWS, dtype=jnp.uint32))

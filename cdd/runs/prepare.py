@@ -17,6 +17,7 @@ from cdd.core import files, trees
 from cdd.core.errors import UserError
 from cdd.core.types import Array, Params
 from cdd.data import cache, pipeline, prepared
+from cdd.data.mixtures import divided
 from cdd.models.networks import Networks
 from cdd.pretrained import priors
 from cdd.runs import config as configs
@@ -31,7 +32,7 @@ ENCODE = ('vae.encoder.', 'vae.quant_conv.', 'text_encoder.', 'text_encoder_2.')
 class Job(NamedTuple):
   """What is encoded and by what; `encode` makes of a batch what the records hold.
 
-  `fields` are those of the manifest.
+  `fields` are those of the manifest; `examples`, those of the source in their order.
   """
 
   stream: streams.Stream
@@ -40,6 +41,7 @@ class Job(NamedTuple):
   batch_size: int
   seed: int
   fields: dict
+  examples: grain.MapDataset
 
 
 def run(config, folder: Path, *, count: int, shards: int, batch_size: int) -> None:
@@ -70,7 +72,8 @@ def run(config, folder: Path, *, count: int, shards: int, batch_size: int) -> No
   tokenize = priors.reader(prior)
   encode = encoder(networks, prior.params, batch_size, stream.finish)
   fields = described(config, networks, prior.params) | dict(count=count, shards=shards)
-  job = Job(stream, tokenize, encode, batch_size, config.seed, fields)
+  examples, buckets = in_order(stream.source, count)
+  job = Job(stream, tokenize, encode, batch_size, config.seed, fields | buckets, examples)
   begin(folder, job)
   bounds = prepared.bounds(count, shards)
   mine = range(jax.process_index(), shards, jax.process_count())
@@ -83,6 +86,19 @@ def run(config, folder: Path, *, count: int, shards: int, batch_size: int) -> No
           write(path, job, range(bounds[index], bounds[index + 1]), bar.update)
         else:
           bar.update(bounds[index + 1] - bounds[index])
+
+
+def in_order(source, count: int) -> tuple[grain.MapDataset, dict]:
+  """(the first `count` examples, what the manifest says of their shapes).
+
+  Those of one bucket follow one another, by its share.
+  """
+  if (buckets := getattr(source, 'buckets', None)) is None:
+    return grain.MapDataset.source(source)[:count], {}
+  counts = divided(count, buckets.shares)
+  pairs = zip(buckets.parts, counts, strict=True)
+  parts = [grain.MapDataset.source(part)[:share] for part, share in pairs if share]
+  return grain.MapDataset.concatenate(parts), dict(buckets=counts)
 
 
 def alone(path: Path) -> filelock.BaseFileLock:
@@ -98,7 +114,7 @@ def write(path: Path, job: Job, numbers: range, done: Callable[[int], None]) -> 
     example = job.stream.draw(example, rng)
     return example['caption'], pipeline.as_arrays(example, job.tokenize)
 
-  dataset = grain.MapDataset.source(job.stream.source)[numbers.start : numbers.stop]
+  dataset = job.examples[numbers.start : numbers.stop]
   drawn = pipeline.prefetched(dataset.map_with_index(draw), threads=2, workers=0)
   origin = prepared.origin(job.fields, path.name)
   with files.atomic(path) as new:
@@ -114,15 +130,20 @@ def write(path: Path, job: Job, numbers: range, done: Callable[[int], None]) -> 
 
 
 def grouped(items, size: int) -> Iterator[list]:
-  """Lists of `size` items, the last of what is left."""
+  """Lists of at most `size` (caption, arrays) that follow one another and have one shape."""
   group = []
   for item in items:
-    group.append(item)
-    if len(group) == size:
+    if group and (len(group) == size or shape(item) != shape(group[0])):
       yield group
       group = []
+    group.append(item)
   if group:
     yield group
+
+
+def shape(item: tuple[str, dict]) -> tuple[int, ...]:
+  """The shape of an example's image."""
+  return item[1]['image'].shape
 
 
 def encoder(
@@ -237,7 +258,7 @@ def begin(folder: Path, job: Job) -> None:
 
 def empty(job: Job) -> bytes:
   """What the text encoders make of the empty prompt, as a safetensors file."""
-  example = job.stream.draw(job.stream.source[0], np.random.default_rng((job.seed, 0)))
+  example = job.stream.draw(job.examples[0], np.random.default_rng((job.seed, 0)))
   arrays = pipeline.as_arrays(example, job.tokenize, dict(present=False))
   (encoded,) = list(job.encode([arrays]))
   return save({name: encoded[name] for name in texts(encoded)})

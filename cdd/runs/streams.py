@@ -18,6 +18,7 @@ from cdd.core.words import counted
 from cdd.data import SOURCES, TASKS, cache, pipeline
 from cdd.data.prepared import Prepared
 from cdd.data.tasks.task import Task
+from cdd.data.transforms import several
 from cdd.models.networks import Networks
 from cdd.training import sharding
 
@@ -113,7 +114,8 @@ def held_out(
     UserError: the source is one of prepared examples, or has fewer than are evaluated.
   """
   task = task_of(config)
-  source = listing(make(SOURCES, config.data.held_out, 'source', task.needs), workdir)
+  spec = of_one_size(config.data.held_out)
+  source = listing(make(SOURCES, spec, 'source', task.needs), workdir)
   if isinstance(source, Prepared):
     raise UserError(
       f'config.data.held_out is {source!r}, which holds no pictures to compare with; give the '
@@ -130,6 +132,11 @@ def held_out(
     return [finish(batch) for batch in drawn]
 
   return batches
+
+
+def of_one_size(spec) -> dict:
+  """A source with the first of several sizes: held-out pictures have one."""
+  return dict(spec, size=spec['size'][0]) if several(spec.get('size')) else dict(spec)
 
 
 def finishing(finish: Callable | None) -> Callable[[dict], dict]:
@@ -150,6 +157,11 @@ def encoded(settings, stream: Stream, networks: Networks, prior, folder: Path) -
 
   Runs with the same data and the same autoencoder share what was encoded; process 0 encodes.
   """
+  if getattr(stream.source, 'buckets', None):
+    raise UserError(
+      f'config.data.cache={settings.cache} encodes examples of one size; set it to 0, or train on '
+      'what python -m cdd.prepare makes of them.'
+    )
   params = trees.prefixed(trees.select(prior.params, 'vae'), 'vae')
   folder = folder / digest(settings, networks, params)[:16]
   encode = partial(jax.jit(networks.encode), params)

@@ -9,7 +9,8 @@ import pytest
 
 from cdd.core.errors import UserError
 from cdd.data import sources
-from cdd.data.sources.mixture import Mixture, whole
+from cdd.data.mixtures import Mixture
+from cdd.data.sources.mixture import whole
 
 
 class Numbers:

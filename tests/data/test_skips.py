@@ -21,6 +21,7 @@ class Toy:
 
   def __init__(self, number, kind):
     self.name, self.kind, self.caption = f'{number}', kind, f'{number}'
+    self.original = 16, 16
 
   @property
   def sizes(self):

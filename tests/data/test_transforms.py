@@ -17,6 +17,10 @@ class Whole(NamedTuple):
   sizes: list[tuple[int, int]]
   damaged: bool = False
 
+  @property
+  def original(self):
+    return self.sizes[0]
+
   def arrays(self, size):
     if self.damaged:
       raise images.Unreadable('cut short')

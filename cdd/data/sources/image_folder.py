@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +12,7 @@ from cdd.core.errors import UserError
 from cdd.core.places import Place
 from cdd.core.registry import choose
 from cdd.core.words import counted, quoted
-from cdd.data import arrays, images, skips, transforms
+from cdd.data import arrays, buckets, images, skips, transforms
 from cdd.data.sources import beside, layouts, pictures
 from cdd.data.sources.needs import refuse_others
 
@@ -45,7 +46,9 @@ def image_folder(
 
   Args:
     path: the folder; a local one, or a URL such as gs://bucket/folder.
-    size: side of the crops in pixels, or their (height, width).
+    size: side of the crops in pixels, or their (height, width). In a local folder also several of
+      these, such as ((512, 512), (448, 576)): each picture takes the one whose shape is nearest to
+      its own, and a batch holds crops of one size (`buckets`).
     split: keeps the rows of the metadata of this split alone; without metadata, the files of the
       folder of this name.
     part: 'test' holds one example in twenty out, chosen by their names, and 'train' has the others:
@@ -62,7 +65,10 @@ def image_folder(
     UserError: there is no such folder, no image in it that can be read and holds a crop, nothing of
       an array that the task reads, or a mistake in its metadata or in a setting.
   """
-  transforms.check(size=size, seed=seed, length=length)
+  in_buckets = transforms.several(size) and not places.is_url(path)
+  if in_buckets:
+    buckets.check(size)
+  transforms.check(size=1 if in_buckets else size, seed=seed, length=length)
   colour = images.colour(background)
   refuse_others(needs, arrays.ARRAYS, 'image_folder')
   folder, within = placed(path, split)
@@ -81,7 +87,7 @@ def image_folder(
     raise UserError(none_left(folder, split, size, skipped))
   name = PurePosixPath(str(folder)).name
   label = f'image_folder({name!r}, split={split!r}, size={size}, seed={seed})'
-  return transforms.RandomCrops(
+  return buckets.crops(
     examples,
     size=size,
     seed=seed,
@@ -212,9 +218,8 @@ def none_left(folder: Place, split: str | None, size, skipped: Mapping[str, Exce
   if small:
     width, height = largest = max((error.size for error in small), key=min)
     others = len(skipped) - len(small)
-    tall, wide = transforms.sides(size)
     return (
-      f'No {where} is large enough for a crop of {wide}x{tall} pixels: the largest of '
+      f'No {where} is large enough for {crop_of(size)} pixels: the largest of '
       f'{len(small)} is {width}x{height}{f" ({others} more cannot be read)" if others else ""}; '
       f'set data.source.size to {min(largest)} or less.'
     )
@@ -223,3 +228,10 @@ def none_left(folder: Place, split: str | None, size, skipped: Mapping[str, Exce
     f'No {where} can be read ({len(skipped)} skipped); {first}'
     f'it should hold files ending in one of {list(beside.SUFFIXES)}.'
   )
+
+
+def crop_of(size) -> str:
+  """'a crop of 64x48', or of the smallest of several sizes."""
+  smallest = min(map(transforms.sides, size), key=math.prod) if transforms.several(size) else size
+  tall, wide = transforms.sides(smallest)
+  return f'a crop of {wide}x{tall}'

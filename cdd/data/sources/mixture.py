@@ -4,72 +4,14 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from numbers import Real
-from pathlib import Path
 
 from cdd.core.errors import UserError
 from cdd.core.registry import make
+from cdd.data.buckets import Buckets
+from cdd.data.mixtures import Mixture
 from cdd.data.prepared import Prepared
 
 LONGEST = 10_000  # Examples of a round, after which the order of the sources repeats.
-
-
-class Mixture:
-  """Takes from several sources in turn, from each as often as its weight says in every round.
-
-  No item is taken twice, and the next one of a source is always the one behind its last.
-  """
-
-  def __init__(self, sources: Sequence, shares: Sequence[int] | None = None):
-    """`shares`: whole numbers without a common divisor; a round takes so many of each source."""
-    self._sources = list(sources)
-    self._shares = list(shares or [1] * len(self._sources))
-    self._order = order(self._shares)
-    seen, places = [0] * len(self._sources), []
-    for which in self._order:
-      places.append(seen[which])
-      seen[which] += 1
-    self._places = places
-
-  def __len__(self):
-    pairs = zip(self._sources, self._shares, strict=True)
-    return min(len(source) // share for source, share in pairs) * len(self._order)
-
-  def __getitem__(self, index):
-    turn, place = divmod(int(index), len(self._order))
-    which = self._order[place]
-    return self._sources[which][turn * self._shares[which] + self._places[place]]
-
-  @property
-  def skipped(self) -> dict[str, str]:
-    """Name -> why, of the examples of all sources that could not be used."""
-    each = (getattr(source, 'skipped', {}) for source in self._sources)
-    return {name: reason for reasons in each for name, reason in reasons.items()}
-
-  def list_skipped(self, path: Path) -> None:
-    """Lists what is damaged of every source in a file (`skips.Listing`)."""
-    for source in self._sources:
-      if hasattr(source, 'list_skipped'):
-        source.list_skipped(path)
-
-  def __repr__(self):
-    shares = '' if len(set(self._shares)) == 1 else f', shares={self._shares}'
-    return f'Mixture({self._sources!r}{shares})'
-
-
-def order(shares: Sequence[int]) -> list[int]:
-  """Which source each example of a round is from.
-
-  In every beginning of a round, a source of share s of n has less than one example more or fewer
-  than s / n of it: each is due in a span of places, and the one whose span ends first is taken
-  (Tijdeman, 1980, The chairman assignment problem).
-  """
-  total, taken, turns = sum(shares), [0] * len(shares), []
-  for place in range(1, total + 1):
-    due = [n for n, share in enumerate(shares) if taken[n] * total < place * share]
-    which = min(due, key=lambda n: -(-(taken[n] + 1) * total // shares[n]))
-    taken[which] += 1
-    turns.append(which)
-  return turns
 
 
 def mixture(
@@ -94,6 +36,8 @@ def mixture(
   made = [make(SOURCES, spec, 'source', needs) for spec in sources]
   if any(isinstance(source, Prepared) for source in made):
     raise UserError('Prepared examples cannot be mixed; prepare the mixture.')
+  if any(isinstance(source, Buckets) for source in made):
+    raise UserError('The sources of a mixture have one size each; list several in a folder alone.')
   return Mixture(made, shares)
 
 

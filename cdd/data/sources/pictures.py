@@ -10,7 +10,7 @@ import cachetools
 import numpy as np
 
 from cdd.core.places import Place
-from cdd.data import arrays, images, transforms
+from cdd.data import arrays, buckets, images, transforms
 from cdd.data.arrays import File
 
 ROOM = 1 << 30  # Bytes of decoded arrays that a process (each worker too) caches.
@@ -22,12 +22,15 @@ class Picture(NamedTuple):
 
   Attributes:
     files: name of an array -> its path.
+    crop: the side of its crops, or their (height, width).
   """
 
   name: str
   files: Mapping[str, Place]
   caption: Caption
+  original: tuple[int, int]
   sizes: list[tuple[int, int]]
+  crop: int | tuple[int, int]
   background: tuple[int, int, int] = images.WHITE
 
   def arrays(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -38,11 +41,21 @@ def picture(
   name: str,
   files: Mapping[str, Place],
   caption: Caption,
-  crop: int | Sequence[int],
+  size: int | Sequence,
   background=images.WHITE,
 ) -> Picture:
-  """Looks at the files' headers alone; raises as `measured`."""
-  return Picture(name, files, caption, measured(files, crop), background)
+  """Looks at the files' headers alone; raises as `measured`.
+
+  Args:
+    size: of its crops; of several, it takes that whose shape is nearest (`buckets`).
+  """
+  original = measured(files)
+  if transforms.several(size):
+    crop = buckets.nearest(*original, size)
+    sizes = [buckets.filling(*original, crop)]
+  else:
+    crop, sizes = size, transforms.sizes(*original, size)
+  return Picture(name, files, caption, original, sizes, crop, background)
 
 
 class Record:
@@ -67,8 +80,12 @@ class Record:
     return self._load()
 
   @functools.cached_property
+  def original(self) -> tuple[int, int]:
+    return measured(self._loaded[0])
+
+  @property
   def sizes(self) -> list[tuple[int, int]]:
-    return measured(self._loaded[0], self._crop)
+    return transforms.sizes(*self.original, self._crop)
 
   @property
   def caption(self) -> Caption:
@@ -83,24 +100,22 @@ class Record:
     return {name: arrays.resized(array, name, size) for name, array in self._whole.items()}
 
 
-def measured(files: Mapping[str, File], crop: int | Sequence[int]) -> list[tuple[int, int]]:
-  """The sizes at which an example can be read, the largest first, by its files' headers.
+def measured(files: Mapping[str, File]) -> tuple[int, int]:
+  """The (width, height) of an example, by its files' headers.
 
   Raises:
     images.Unreadable: a file is missing or damaged, or of another aspect ratio than the image.
-    skips.TooSmall: the image is smaller than a crop.
   """
-  width, height = arrays.size(files['image'], 'image')
-  levels = transforms.sizes(width, height, crop)
+  size = arrays.size(files['image'], 'image')
   for name in [name for name in files if name != 'image']:
     with naming(name):
       other = arrays.size(files[name], name)
-    if not arrays.alike((width, height), other):
+    if not arrays.alike(size, other):
       raise images.Unreadable(
         f'its {name} is {other[0]}x{other[1]} pixels, which is another aspect ratio than the '
-        f"image's {width}x{height}"
+        f"image's {size[0]}x{size[1]}"
       )
-  return levels
+  return size
 
 
 @contextlib.contextmanager
