@@ -45,7 +45,10 @@ def join(coordinator: str | None, count: int | None, index: int | None) -> None:
 
 @contextlib.contextmanager
 def together():
-  """Within it, a process that fails or is gone ends all others too, and they say which it was."""
+  """Within it, a process that fails or is gone ends all others too, and they say which it was.
+
+  At its end they have waited for one another and left: nothing after it may need the others.
+  """
   if jax.process_count() == 1:
     yield
     return
@@ -63,6 +66,8 @@ def together():
     traceback.print_exc()
     signs.fail((str(error).splitlines() or [type(error).__name__])[0])
   signs.over = True
+  jax.distributed.shutdown()
+  signs.join(5)  # A thread that still asks while the interpreter ends would abort it.
 
 
 class Signs(threading.Thread):
