@@ -1,5 +1,6 @@
 """A step planned for devices that are not there costs what the step that runs costs."""
 
+import json
 import re
 import shutil
 from types import SimpleNamespace
@@ -15,8 +16,9 @@ from cdd import plan
 from cdd.core import trees
 from cdd.core.errors import UserError
 from cdd.pretrained import priors
-from cdd.runs import counting, planning
+from cdd.runs import counting, estimates, hlo, planning, prepare, topologies
 from cdd.runs.experiment import experiment
+from cdd.runs.largest import largest
 from cdd.runs.objective import objective
 from cdd.runs.program import divide
 
@@ -59,17 +61,60 @@ def test_the_families_have_the_published_numbers_of_parameters(family):
 
 def test_a_plan_without_weights_is_that_of_the_run(prior, shapes_only, tmp_path):
   config = tiny.load('depth.py:tiny,method=finetune', shapes_only)
-  found = planning.compiled(config, planning.prior(config.prior, None), tiny.SIZE, jax.devices())
+  shapes = planning.prior(config.prior, None)
+  found = planning.compiled(planning.training(config, shapes, tiny.SIZE, jax.devices()))
   config.prior.path = str(prior)
   run = experiment(config, tmp_path)
   batch = next(run.batches)
   del batch['present'], batch['sizes']  # SDXL's.
-  held = jax.tree.leaves((run.abstract, run.frozen, batch))
-  key = 8  # Two uint32.
-  assert found.arguments == sum(leaf.size * leaf.dtype.itemsize for leaf in held) + key
+  size = lambda *trees: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees))
+  given = {kind: n for kind, n in found.held.items() if kind not in ('activations', 'results')}
+  assert given == {
+    'trained weights': size(run.abstract.params),
+    'their average': size(run.abstract.target),
+    'optimizer': size(run.abstract.opt, run.abstract.step),
+    'frozen weights': size(run.frozen),
+    'batch': size(batch),
+    'key': 8,  # Two uint32.
+  }
   assert found.trainable == sum(leaf.size for leaf in run.abstract.params.values())
   assert found.total == found.trainable + sum(leaf.size for leaf in run.frozen.values())
-  assert found.peak > found.arguments and found.collectives == {}
+  assert found.held['activations'] > 0 and found.cost.collectives == {}
+  assert found.peak == sum(found.held.values())
+
+
+@pytest.mark.parametrize('way', ['cache', 'prepared'])
+def test_what_is_encoded_ahead_is_in_the_batch_as_a_run_has_it(way, prior, shapes_only, tmp_path):
+  config = tiny.load('depth.py:tiny', shapes_only)
+  shapes, real = planning.prior(config.prior, None), tiny.load('depth.py:tiny', prior)
+  if way == 'cache':
+    config.data.cache = real.data.cache = 4
+  else:
+    prepare.run(real, tmp_path / 'shards', count=4, shards=1, batch_size=2)
+    for each in (config, real):
+      each.data.source, each.data.cache = dict(name='prepared', path=str(tmp_path / 'shards')), 0
+  networks, *_ = planning.networks_of(config, shapes)
+  planned = planning.batch_shapes(config, shapes, networks, tiny.SIZE)
+  batch = next(experiment(real, tmp_path / 'run').batches)
+  unread = {'present', 'sizes', 'image_deviation'}
+  assert {name: leaf.shape for name, leaf in planned.items()} == {
+    name: leaf.shape for name, leaf in batch.items() if name not in unread
+  }
+
+
+def test_a_plan_of_sampling_draws_what_a_run_would(prior, shapes_only):
+  config = tiny.load('depth.py:tiny', shapes_only)
+  shapes = planning.prior(config.prior, None)
+  one, four = (
+    planning.compiled(planning.sampling(config, shapes, tiny.SIZE, jax.devices(), steps))
+    for steps in (1, 4)
+  )
+  assert one.held['weights'] == four.held['weights'] == 4 * one.total
+  # What does not depend on the number of steps: the text, the condition, the autoencoder.
+  once = (4 * one.flops - four.flops) / 3
+  assert 0 < once < one.flops < four.flops < 4 * one.flops
+  out = 2 * tiny.SIZE**2 * 3 * 4  # Two images, float32.
+  assert one.held['results'] == out
 
 
 @pytest.mark.parametrize('adapter', ['mu_mix', 'controlnet', 't2i_adapter'])
@@ -99,12 +144,17 @@ def test_with_gamma_0_what_sees_the_condition_alone_is_computed_once(adapter, sh
 def test_the_command_plans_for_devices_that_share_the_batch(shapes_only, tmp_path):
   (tmp_path / 'planned.py').write_text(SMALL.format(path=str(shapes_only)))
   command = ['cdd.plan', '--config=planned.py', '--topology=cpu:4']
-  done, wrong = commands.run([command, [*command, '--family=sd99']], cwd=tmp_path)
+  again, numbers = '--compare=plan.json', '--json=plan.json'
+  commanded = [[*command, numbers], [*command, again], [*command, '--family=sd99']]
+  done, compared, wrong = commands.run(commanded, cwd=tmp_path)
   assert done.code == 0, done.err[-2000:]
-  assert 'depth_tiny_finetune on cpu:4, 32 px, a batch of 8' in done.out
-  trained = int(re.search(r'([\d,]+) trained', done.out)[1].replace(',', ''))
-  reduced = float(re.search(r'all-reduce ([\d.]+) MiB', done.out)[1])
-  assert reduced == pytest.approx(4 * trained / 2**20, abs=0.1)  # The gradients, float32.
+  assert 'depth_tiny_finetune, train, on cpu:4, 32 px, a batch of 8' in done.out
+  assert 'Compiling train for cpu:4, 32 px, a batch of 8 ...' in done.err
+  found = json.loads((tmp_path / 'plan.json').read_text())
+  assert found['chips'] == 4 and found['program'] == 'train' and found['resolution'] == '32'
+  reduced = found['received_mib']['all-reduce']  # The gradients, float32.
+  assert reduced == pytest.approx(4 * found['parameters_trained'] / 2**20, abs=0.1)
+  assert compared.code == 0 and '(1.000 of the earlier)' in compared.out
   assert wrong.code == 1 and re.fullmatch(r"error: Unknown family 'sd99'.*'sd21'.*\n", wrong.err)
 
 
@@ -132,17 +182,6 @@ def test_products_count_as_often_as_a_loop_runs_and_a_branch_by_the_dearer():
   assert counting.flops(jax.make_jaxpr(run)(matrix).jaxpr) == 9 * product
 
 
-def test_collectives_are_the_bytes_of_their_results():
-  text = """
-    %all-gather.1 = bf16[8,128]{1,0:T(8,128)} all-gather(%p), dimensions={0}
-    %start = (f32[4], f32[16]) all-gather-start(%q)
-    %done = f32[16]{0} all-gather-done(%start)
-    %sum = (f32[], s32[10]{0}) all-reduce(%a, %b), to_apply=%add
-    %other = f32[99]{0} add(%a, %b)
-  """
-  assert counting.collectives(text) == {'all-gather': 2 * 8 * 128 + 64, 'all-reduce': 44}
-
-
 def test_too_little_memory_is_a_sentence():
   def compile():
     raise jax.errors.JaxRuntimeError(
@@ -154,9 +193,7 @@ def test_too_little_memory_is_a_sentence():
     planning.compile_or_explain(SimpleNamespace(compile=compile))
 
 
-def test_an_unknown_chip_or_folder_names_the_choices():
-  with pytest.raises(UserError, match="'v9'.*v5e"):
-    planning.devices('v9:2x2')
+def test_a_folder_that_is_missing_is_named():
   with pytest.raises(UserError, match='nowhere'):
     planning.prior(ConfigDict(dict(path='nowhere')), None)
 
@@ -164,4 +201,103 @@ def test_an_unknown_chip_or_folder_names_the_choices():
 @pytest.mark.parametrize('topology', ['cpu:foo', 'cpu:0', 'cpu:-1'])
 def test_a_number_of_devices_that_is_none_is_refused(topology):
   with pytest.raises(UserError, match=f"no topology '{topology}'"):
-    planning.cpus(topology)
+    topologies.cpus(topology)
+
+
+@pytest.mark.parametrize(
+  ('name', 'found'),
+  [
+    ('v5e:4x4', ('v5e', '4x4')),
+    ('v5e-16', ('v5e', '4x4')),
+    ('v5litepod-8', ('v5e', '2x4')),
+    ('v5p-32', ('v5p', '2x2x4')),  # Google counts its cores, of which a chip has two.
+    ('v4-8', ('v4', '2x2x1')),
+    ('v6e:16x16', ('v6e', '16x16')),
+    ('cpu:4', ('cpu', '4')),
+    ('here', ('here', '')),
+  ],
+)
+def test_topologies_have_our_names_and_googles(name, found):
+  assert topologies.named(name) == found
+
+
+@pytest.mark.parametrize(
+  ('name', 'choices'),
+  [
+    ('v9:2x2', "choose 'cpu:N', 'here', or one of .* 'v5e:2x2'"),
+    ('v5e', "'v5e:2x2'"),
+    ('v5e:banana', r'v5e:4x4 \(v5e-16\)'),
+    ('v5e:2x2x2', r'v5e:4x4 \(v5e-16\)'),
+    ('v5e-7', r'v5e:4x4 \(v5e-16\)'),
+    ('v5p:4x4', r'v5p:2x2x4 \(v5p-32\)'),
+    ('v5p-9', r'v5p:2x2x4 \(v5p-32\)'),
+  ],
+)
+def test_a_topology_that_is_none_names_the_choices(name, choices):
+  with pytest.raises(UserError, match=f"There is no topology '{name}'; .*{choices}"):
+    topologies.named(name)
+
+
+def test_a_batch_or_a_mesh_that_does_not_fit_the_devices_is_refused_before_compiling(shapes_only):
+  config = tiny.load('depth.py:tiny', shapes_only)
+  shapes, four = planning.prior(config.prior, None), jax.devices() * 4
+  for make in (planning.training, lambda *these: planning.sampling(*these, steps=1)):
+    config.data.batch_size, config.mesh = 6, dict(data=-1, fsdp=1)
+    with pytest.raises(UserError, match='batch_size=6 cannot be divided among 4 devices'):
+      make(config, shapes, tiny.SIZE, four)
+    config.mesh.fsdp = 3
+    with pytest.raises(UserError, match='fsdp=3 does not divide 4 devices'):
+      make(config, shapes, tiny.SIZE, four)
+
+
+CHIP = SimpleNamespace(device_kind='TPU v5 lite', coords=(0, 0, 0), slice_index=0)
+
+
+def plan_of(**cost):
+  cost = dict(cycles=3e6, bytes=1.638e9, collectives={}, silent={}, unknown=0) | cost
+  held = {'trained weights': 2**30, 'activations': 15 * 2**30, 'results': 0}
+  return planning.Plan(10, 20, 4, held, 1.97e11, hlo.Cost(**cost), 3.0)
+
+
+def test_times_are_bounds_by_the_published_rates_of_a_chip():
+  found = estimates.fields(plan_of(collectives={'all-reduce': 10**9}), 'v5e:1x1', [CHIP])
+  assert found['milliseconds'] == pytest.approx(dict(work=1, memory=2, links=10, cycles=2))
+  assert found['mfu'] == pytest.approx(dict(roofline=0.1, cycles=0.5))
+  assert found['tflop_per_image'] == pytest.approx(0.197 / 4)
+  assert found['memory_gib'] == {'trained weights': 1, 'activations': 15} and estimates.fits(found)
+  said = estimates.lines(found)
+  assert '16.00 GiB of 16 GiB: fits' in said and '50.0% by cycles' in said
+
+
+def test_parts_that_have_no_room_together_are_said_not_to_fit():
+  plan = plan_of()._replace(held={'activations': 17 * 2**30})
+  found = estimates.fields(plan, 'v5e:1x1', [CHIP])
+  assert not estimates.fits(found) and '17.00 GiB of 16 GiB: DOES NOT FIT' in estimates.lines(found)
+
+
+def test_numbers_are_compared_with_those_of_an_earlier_plan():
+  now, before = (estimates.fields(plan_of(bytes=n), 'v5e:1x1', [CHIP]) for n in (6e8, 8e8))
+  said = estimates.lines(now, json.loads(json.dumps(before)))
+  assert re.search(r'read and written +0.60 GB .*\(0.750 of the earlier\)', said)
+  assert re.search(r'cycles +3.00 million, by the compiler \(1.000 of the earlier\)', said)
+
+
+def test_devices_whose_rates_are_not_known_get_no_times():
+  found = estimates.fields(plan_of(cycles=None), 'here', jax.devices())
+  assert found['milliseconds'] == {} == found['mfu'] and found['chips'] == 1
+  assert 'time at least' not in estimates.lines(found)
+
+
+@pytest.mark.parametrize('most', [0, 1, 2, 3, 37, 1000])
+@pytest.mark.parametrize('bend', [0.0, 0.2])
+def test_the_largest_batch_is_found_in_few_tries(most, bend):
+  tries = []
+
+  def peak(number):  # About linear; beyond the capacity the compiler may refuse.
+    tries.append(number)
+    memory = 1 + 9 * number / (most + 0.5) * (1 + bend * min(1, number / (most + 0.5))) / (1 + bend)
+    return memory if memory < 13 else None
+
+  found = largest(peak, 10)
+  assert found == most or (bend and 0.95 * most < found < most)
+  assert len(set(tries)) == len(tries) <= 10

@@ -1,8 +1,6 @@
-"""Owns what a program does, counted: products and convolutions of a jaxpr, collectives of HLO."""
+"""Owns the work of a program as it is traced: the products and convolutions of a jaxpr."""
 
 import math
-import re
-from collections import Counter
 
 from jax.extend.core import jaxprs_in_params
 
@@ -31,22 +29,3 @@ def flops(jaxpr) -> float:
       times = params['length'] if name == 'scan' else 1
       total += times * sum(map(flops, jaxprs_in_params(params)))
   return total
-
-
-def collectives(text: str) -> dict[str, int]:
-  """Kind -> bytes of the results of the collective operations of an optimised HLO module.
-
-  What lies in a loop counts once.
-  """
-  kinds = 'all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute'
-  found = Counter()
-  for shapes, kind in re.findall(rf'= (.*?) ({kinds})(?:-done)?\(', text):
-    found[kind] += sum(map(bytes_of, re.findall(r'(\w+)\[([\d,]*)\]', shapes)))
-  return dict(found)
-
-
-def bytes_of(shape: tuple[str, str]) -> int:
-  """('bf16', '8,128') -> 2048."""
-  width = re.search(r'\d+', shape[0])
-  bits = int(width[0]) if width else 8
-  return bits * math.prod(int(n) for n in shape[1].split(',') if n) // 8

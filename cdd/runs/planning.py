@@ -1,91 +1,91 @@
-"""Owns what a train step costs on a topology, compiled ahead of time: no chip, no weights."""
+"""Owns what a program costs on a topology, compiled ahead of time: no chip, no weights."""
 
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 
 from cdd.core import trees
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
 from cdd.data.tasks.task import DRAWS
 from cdd.data.transforms import sides
+from cdd.diffusion import times
+from cdd.diffusion.samplers import SAMPLERS
 from cdd.models import components, functional
 from cdd.pretrained import diffusers, families, priors, weights
-from cdd.runs import counting, streams
+from cdd.runs import counting, hlo, streams
+from cdd.runs.objective import method_of
 from cdd.runs.program import divide, program
+from cdd.sampling.draw import draw
 from cdd.training import sharding
 
-# GiB of HBM of a chip; the compiler itself refuses what does not fit.
-CAPACITY = dict(v4=32, v5e=16, v5p=95, v6e=32, tpu7x=192)
-# libtpu looks for a TPU's metadata server and takes a lock for the whole machine otherwise.
-LIBTPU = dict(
-  TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost', ALLOW_MULTIPLE_LIBTPU_LOAD='1'
-)
+
+class Part(NamedTuple):
+  """A program to be compiled.
+
+  Attributes:
+    function: that `jax.jit` made.
+    arguments: kind of memory ('frozen weights', ...) -> its arguments, in their order: arrays or
+      trees, each leaf with its sharding.
+    images: that one call of it makes or trains on.
+    trainable, total: numbers of parameters.
+  """
+
+  function: Any
+  arguments: dict[str, Any]
+  images: int
+  trainable: int
+  total: int
 
 
 class Plan(NamedTuple):
-  """What a step costs.
+  """What a call of a program costs.
 
   Attributes:
     trainable, total: numbers of parameters.
-    arguments, temporaries, peak: bytes on one chip. Arguments are the state, the frozen weights
-      (those too that the step does not use) and the batch.
-    flops: of the matrix products and convolutions of one step, on all chips together.
-    collectives: kind -> bytes that one chip receives in a step.
+    images: that a call makes or trains on.
+    held: kind of memory -> bytes on one chip, of what the program is given (also what it does not
+      use); 'activations' are its temporaries, and 'results' what takes no argument's place.
+    flops: of the matrix products and convolutions, on all chips together.
+    cost: bytes, cycles and collectives of one chip (`hlo.Cost`).
     seconds: that the compiler took.
   """
 
   trainable: int
   total: int
-  arguments: int
-  temporaries: int
-  peak: int
+  images: int
+  held: dict[str, int]
   flops: float
-  collectives: dict[str, int]
+  cost: hlo.Cost
   seconds: float
 
-
-def devices(topology: str) -> list:
-  """The devices of 'v5e:4x4', or of 'cpu:4'.
-
-  Raises:
-    UserError: there is no such topology, or libtpu is not installed.
-  """
-  kind, _, _ = topology.partition(':')
-  if kind == 'cpu':
-    return jax.devices('cpu')[: cpus(topology)]
-  choose(CAPACITY | dict(cpu=None), kind, 'kind of chip')
-  try:
-    return topologies.get_topology_desc(platform='tpu', topology_name=topology).devices
-  except Exception as error:  # libtpu raises no narrower class.
-    raise UserError(
-      f'No devices for the topology {topology!r}: {error}. Compiling for TPUs needs the plan '
-      "extra, pip install 'cdd-jax[plan]'."
-    ) from error
+  @property
+  def peak(self) -> int:
+    """The most bytes that are held on one chip."""
+    return sum(self.held.values())
 
 
-def cpus(topology: str) -> int:
-  """'cpu:4' -> 4; 'cpu' is one device.
+class TooLarge(UserError):
+  """The compiler found no room for a program; `needs` and `has` are its words, such as '17.30G'."""
 
-  Raises:
-    UserError: the number is none.
-  """
-  count = topology.partition(':')[2] or '1'
-  if not (count.isdecimal() and int(count)):
-    raise UserError(
-      f'There is no topology {topology!r}; cpu:N needs a number of devices, 1 or more.'
-    )
-  return int(count)
+  def __init__(self, needs: str, has: str):
+    super().__init__(f'The program needs {needs} of HBM on each chip, which has {has}. {ADVICE}')
+    self.needs, self.has = needs, has
+
+
+ADVICE = (
+  'A larger config.accumulate (smaller micro-batches), config.model.remat where it is off, a '
+  'smaller config.data.batch_size or a larger config.mesh.fsdp (parameters and moments cut over '
+  'more chips) ask for less.'
+)
 
 
 def prior(spec, family: Mapping | None) -> diffusers.Pretrained:
@@ -129,48 +129,112 @@ def of_folder(folder: Path) -> dict[str, dict]:
   return {path.parent.name: read(path) for path in folder.glob('*/*config.json')}
 
 
-def compiled(config, prior: diffusers.Pretrained, resolution, devices: list) -> Plan:
-  """Compiles the train step that a run would run.
+def networks_of(config, prior: diffusers.Pretrained):
+  """(the networks, the parameters that are trained, those that are frozen)."""
+  networks, added = priors.networks(config.model, prior, counts=config.method.get('counts', ()))
+  return networks, *divide(config, {**prior.params, **added})
+
+
+def training(config, prior: diffusers.Pretrained, resolution, devices: list) -> Part:
+  """The training step of a config, as a run compiles it.
 
   Args:
     resolution: the pictures' side in pixels, or their (height, width).
 
   Raises:
-    UserError: it does not fit the memory of a chip.
+    UserError: the batch or the mesh does not fit the devices.
   """
-  networks, added = priors.networks(config.model, prior)
-  everything = {**prior.params, **added}
-  train, frozen = divide(config, everything)
+  networks, train, frozen = networks_of(config, prior)
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
-  finish = None if config.data.get('cache', 0) else streams.task_of(config).finish
+  sharding.refuse_uneven(mesh, config.data.batch_size)
+  finish = None if ahead(config) else streams.task_of(config).finish
   step = program(config, networks, train, mesh, finish)
   batch = batch_shapes(config, prior, networks, resolution, finish)
-  arguments = (
-    step.abstract,
-    placed(frozen, sharding.of_params(frozen, mesh, config.sharding)),
-    placed(batch, dict.fromkeys(batch, sharding.over_batch(mesh))),
-    placed(jax.eval_shape(lambda: jax.random.key(0)), sharding.replicated(mesh)),
-  )
+  arguments = {
+    'state': step.abstract,
+    'frozen weights': placed(frozen, sharding.of_params(frozen, mesh, config.sharding)),
+    'batch': placed(batch, dict.fromkeys(batch, sharding.over_batch(mesh))),
+    'key': placed(jax.eval_shape(lambda: jax.random.key(0)), sharding.replicated(mesh)),
+  }
+  return Part(step.update, arguments, config.data.batch_size, count(train), count(train | frozen))
+
+
+def sampling(config, prior: diffusers.Pretrained, resolution, devices: list, steps: int) -> Part:
+  """Drawing a batch of images in some steps, by the sampler of the config's method.
+
+  Raises:
+    UserError: as `training`.
+  """
+  networks, train, frozen = networks_of(config, prior)
+  mesh = sharding.make_mesh(**config.mesh, devices=devices)
+  sharding.refuse_uneven(mesh, config.data.batch_size)
+  height, width = sides(resolution)
+  sampler = choose(SAMPLERS, method_of(config).sampler, 'sampler')()
+  visited = times.Timesteps().times(networks.schedule.num_steps, steps)
+
+  def run(params, raw, key):
+    of_latents = networks.latent_shape((config.data.batch_size, height, width, 3))
+    z_rng, rng = jax.random.split(key)
+    z = jax.lax.with_sharding_constraint(jax.random.normal(z_rng, of_latents), over)
+    return draw(networks, params, raw, z, rng, sampler=sampler, times=visited)
+
+  over = sharding.over_batch(mesh)
+  shapes = pictures(config, networks, resolution) | tokens(config, prior)
+  raw = {
+    name: leaf for name, leaf in shapes.items() if name != 'image' or 'image' in networks.reads
+  }
+  params = {**frozen, **train}
+  arguments = {
+    'weights': placed(params, sharding.of_params(params, mesh, config.sharding)),
+    'batch': placed(raw, dict.fromkeys(raw, over)),
+    'key': placed(jax.eval_shape(lambda: jax.random.key(0)), sharding.replicated(mesh)),
+  }
+  function = jax.jit(run, out_shardings=over)
+  return Part(function, arguments, config.data.batch_size, count(train), count(params))
+
+
+def compiled(part: Part) -> Plan:
+  """Compiles a program, and reads off what it costs.
+
+  Raises:
+    TooLarge: it does not fit the memory of a chip.
+  """
   start = time.perf_counter()
-  traced = step.update.trace(*arguments)
+  traced = part.function.trace(*part.arguments.values())
   executable = compile_or_explain(traced.lower())
   memory = executable.memory_analysis()
-  held = sum(map(on_one_chip, jax.tree.leaves(arguments)))
-  new = memory.output_size_in_bytes - memory.alias_size_in_bytes  # What is donated counts once.
-
-  def count(tree):
-    return sum(math.prod(leaf.shape) for leaf in tree.values())
-
+  held = {}
+  for kind, arguments in part.arguments.items():
+    held |= held_of(kind, arguments)
+  held['activations'] = memory.temp_size_in_bytes
+  # What is donated counts once.
+  held['results'] = memory.output_size_in_bytes - memory.alias_size_in_bytes
   return Plan(
-    trainable=count(train),
-    total=count(everything),
-    arguments=held,
-    temporaries=memory.temp_size_in_bytes,
-    peak=held + memory.temp_size_in_bytes + new,
+    trainable=part.trainable,
+    total=part.total,
+    images=part.images,
+    held=held,
     flops=counting.flops(traced.jaxpr.jaxpr),
-    collectives=counting.collectives(executable.as_text()),
+    cost=hlo.cost(executable.as_text()),
     seconds=time.perf_counter() - start,
   )
+
+
+def held_of(kind: str, arguments) -> dict[str, int]:
+  """Kind of memory -> its bytes on one chip; a training state is told apart."""
+  if kind != 'state':
+    return {kind: sum(map(on_one_chip, jax.tree.leaves(arguments)))}
+  parts = {
+    'trained weights': arguments.params,
+    'their average': arguments.target,
+    'optimizer': (arguments.opt, arguments.step),
+  }
+  return {name: sum(map(on_one_chip, jax.tree.leaves(part))) for name, part in parts.items()}
+
+
+def count(tree) -> int:
+  """The number of parameters of a flat tree."""
+  return sum(math.prod(leaf.shape) for leaf in tree.values())
 
 
 def placed(shapes, places):
@@ -187,55 +251,77 @@ def on_one_chip(leaf: jax.ShapeDtypeStruct) -> int:
   return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
+def ahead(config) -> bool:
+  """Whether latents are encoded before the step: by a cache, or by cdd.prepare."""
+  return bool(config.data.get('cache', 0)) or prepared(config)
+
+
+def prepared(config) -> bool:
+  """Whether the examples are those of cdd.prepare, which hold the text's states too."""
+  return config.data.source.name == 'prepared'
+
+
 def batch_shapes(
   config, prior, networks, resolution, finish: Callable | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """The shapes of a global batch; latents where the config encodes them ahead.
+  """The shapes of a global batch; latents and states where they are encoded ahead.
 
   Args:
     finish: the task's; what it makes is not in a batch (`Task.finish`).
   """
-  count = config.data.batch_size
-
-  def shape(*sizes, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct((count, *sizes), dtype)
-
-  image = shape(*sides(resolution), 3)
-  mask = shape(*sides(resolution), 1)
-  batch = {name: mask if name == 'mask' else image for name in ('image', *networks.reads)}
+  batch, text = pictures(config, networks, resolution), tokens(config, prior)
   if finish is not None:
-    drawn = dict(image=image, draws=shape(DRAWS, dtype=jnp.uint32))
+    drawn = dict(image=batch['image'], draws=shape(config, DRAWS, dtype=jnp.uint32))
     made = jax.eval_shape(finish, drawn)
     batch = {name: leaf for name, leaf in batch.items() if name not in made} | drawn
-  if config.data.get('cache', 0):
-    latents = shape(*networks.latent_shape(image.shape)[1:])
-    batch.update({f'{name}_latents': latents for name in list(batch) if name != 'mask'})
-  for name, tokens in dict(text_encoder='tokens', text_encoder_2='tokens_2').items():
-    if name in prior.configs:
-      length = prior.configs[name].max_position_embeddings
-      batch[tokens] = shape(length, dtype=jnp.int32)
-  return batch
+  if ahead(config):
+    latents = shape(config, *networks.latent_shape(batch['image'].shape)[1:])
+    of_latents = [name for name, space in networks.reads.items() if 'latent' in space]
+    as_they_are = {n: leaf for n, leaf in batch.items() if n in networks.reads}
+    batch = {n: leaf for n, leaf in as_they_are.items() if n not in of_latents}
+    batch |= {f'{name}_latents': latents for name in ('image', *of_latents)}
+  if prepared(config):
+    made = jax.eval_shape(networks.text, prior.params, batch | text)
+    text = {name: getattr(made, name) for name in ('states', 'pooled')}
+    text = {
+      name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
+      for name, leaf in text.items()
+      if leaf is not None
+    }
+  return batch | text
+
+
+def shape(config, *sizes, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+  """The shape of a batch of arrays."""
+  return jax.ShapeDtypeStruct((config.data.batch_size, *sizes), dtype)
+
+
+def pictures(config, networks, resolution) -> dict[str, jax.ShapeDtypeStruct]:
+  """The image of a batch and what the adapter reads, in pixels."""
+  image, mask = (shape(config, *sides(resolution), channels) for channels in (3, 1))
+  return {name: mask if name == 'mask' else image for name in ('image', *networks.reads)}
+
+
+def tokens(config, prior) -> dict[str, jax.ShapeDtypeStruct]:
+  """The captions of a batch."""
+  names = dict(text_encoder='tokens', text_encoder_2='tokens_2')
+  return {
+    tokens: shape(config, prior.configs[name].max_position_embeddings, dtype=jnp.int32)
+    for name, tokens in names.items()
+    if name in prior.configs
+  }
 
 
 def compile_or_explain(lowered):
-  """The compiled program, or the compiler's complaint about memory as a sentence."""
+  """The compiled program.
+
+  Raises:
+    TooLarge: the compiler's complaint about memory, as a sentence.
+  """
   try:
     return lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     found = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', str(error))
     if not found:
       raise
-    raise UserError(
-      f'The step needs {found[1]} of HBM on each chip, which has {found[2]}. A larger accumulate '
-      '(smaller micro-batches), a smaller data.batch_size or a larger mesh.fsdp (parameters and '
-      'moments cut over more chips) asks for less.'
-    ) from error
-
-
-def prepare(topology: str) -> None:
-  """Sets what must be set before jax looks for devices."""
-  jax.config.update('jax_platforms', 'cpu')
-  if topology.partition(':')[0] == 'cpu':
-    jax.config.update('jax_num_cpu_devices', cpus(topology))
-  for name, value in LIBTPU.items():
-    os.environ.setdefault(name, value)
+    raise TooLarge(found[1], found[2]) from error

@@ -136,12 +136,17 @@ def rows(mesh: Mesh, batch_size: int) -> list[int]:
   Raises:
     UserError: the devices do not divide the batch.
   """
+  refuse_uneven(mesh, batch_size)
+  places = over_batch(mesh).addressable_devices_indices_map((batch_size,))
+  return sorted(row for (cut,) in places.values() for row in range(batch_size)[cut])
+
+
+def refuse_uneven(mesh: Mesh, batch_size: int) -> None:
+  """Raises a UserError if the devices do not divide a global batch."""
   if batch_size % mesh.size:
     raise UserError(
       f'config.data.batch_size={batch_size} cannot be divided among {mesh.size} devices.'
     )
-  places = over_batch(mesh).addressable_devices_indices_map((batch_size,))
-  return sorted(row for (cut,) in places.values() for row in range(batch_size)[cut])
 
 
 def put_batch(batch, mesh: Mesh):
