@@ -50,7 +50,7 @@ HELP = {
     *('config', 'coordinator', '[no]distributed', 'num_processes', '[no]print_config'),
     *('process_id', 'workdir'),
   ],
-  'cdd.plan': ['config', 'family', 'resolution', 'topology'],
+  'cdd.plan': ['compare', 'config', 'family', 'json', '[no]largest_batch', 'program'],
   'cdd.sample': ['adapter', 'adapter_end', 'adapter_start', 'adapter_strength', 'condition'],
   'cdd.convert': ['adapter', 'dtype', 'max_shard_size', '[no]overwrite', 'prior', 'source'],
 }
