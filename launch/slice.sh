@@ -1,0 +1,140 @@
+# shellcheck shell=bash disable=SC2154
+# The slice of launch/tpu.sh as a resource of Google Cloud: its state, how it is made and deleted,
+# and how its hosts are reached. Sourced, with the flags of that script as variables.
+
+# gcloud compute tpus, for this project and zone.
+tpus() {
+  call gcloud compute tpus "$@" ${place[@]+"${place[@]}"}
+}
+
+# A question about a resource, answered by NONE if there is no such resource and by UNKNOWN, with
+# what gcloud said, if there is no answer.
+asked() {
+  local answer said
+  said=$(mktemp)
+  if answer=$(ask "$@" ${place[@]+"${place[@]}"} 2>"$said"); then
+    echo "${answer:-UNKNOWN}"
+  elif grep -qi 'NOT_FOUND\|not found' "$said"; then
+    echo NONE
+  else
+    cat "$said" >&2
+    echo UNKNOWN
+  fi
+  rm -f "$said"
+}
+
+# field ANSWER FIELD: of the queued resource; ANSWER is what --dry_run takes for it.
+field() {
+  asked "$1" gcloud compute tpus queued-resources describe "$name" --format="value($2)"
+}
+
+# The states that Google documents: WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE, SUSPENDING, ...
+state() {
+  field "${1:-ACTIVE}" state.state
+}
+
+# Of the TPU itself: READY, PREEMPTED, REPAIRING, ...
+node_state() {
+  asked READY gcloud compute tpus tpu-vm describe "$name" --format='value(state)'
+}
+
+why_failed() {
+  field 'the reason' state.failedData.error.message
+}
+
+# on WORKERS COMMAND...: runs a command on hosts, as these arguments and no others.
+on() {
+  local workers=$1
+  shift
+  tpus tpu-vm ssh "$name" --worker="$workers" --command="$(quoted "$@")" --quiet
+}
+
+on_worker() {
+  local workers=$1
+  shift
+  on "$workers" bash cdd/launch/worker.sh "$@"
+}
+
+create() {
+  local there has
+  there=$(state NONE)
+  case $there in
+    NONE)
+      tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$accelerator" \
+        --runtime-version="$runtime" ${spot:+--spot} ${reserved:+--reserved} \
+        ${network:+"--network=$network"} ${subnetwork:+"--subnetwork=$subnetwork"} \
+        ${service_account:+"--service-account=$service_account"} --quiet
+      ;;
+    UNKNOWN) die "gcloud does not say whether $name is there." ;;
+    FAILED) die "$name is there, FAILED: $(why_failed). Delete it first: $0 delete --name=$name" ;;
+    SUSPEND* | DELETING) die "$name is there, $there. Delete it first: $0 delete --name=$name" ;;
+    *)
+      has=$(field "$accelerator" 'tpu.nodeSpec[0].node.acceleratorType')
+      [[ $has == "$accelerator" ]] || die "$name is there, but it is a $has, not a $accelerator."
+      say "$name is there already."
+      ;;
+  esac
+  wait_until_active
+}
+
+wait_until_active() {
+  local now='' before='' minutes=0 began=$SECONDS
+  while true; do
+    now=$(state)
+    minutes=$(((SECONDS - began) / 60))
+    if [[ $now != "$before" ]]; then say "$name is $now."; fi
+    before=$now
+    case $now in
+      ACTIVE) return ;;
+      FAILED) die "$name: $(why_failed)" ;;
+      SUSPENDED) die "$name was taken away before it was used." ;;
+      NONE) die "$name is gone." ;;
+    esac
+    [[ $minutes -lt $wait ]] || die "$name is $now after $minutes minutes. It stays in the queue," \
+      "and costs money once it is ACTIVE: the same command waits on, $0 delete --name=$name ends it."
+    sleep "$interval"
+  done
+}
+
+# Sets what accelerators.txt says of the slice that is there; --dry_run takes it for a v5litepod-16,
+# or for what `watch` is to make.
+slice_there() {
+  local has
+  has=$(field "${DRY_RUN_TYPE:-v5litepod-16}" 'tpu.nodeSpec[0].node.acceleratorType')
+  case $has in
+    NONE) die "There is no $name here: $0 create --name=$name makes it." ;;
+    UNKNOWN) die "gcloud does not say what $name is." ;;
+  esac
+  slice "$has"
+}
+
+delete() {
+  local there left
+  there=$(state)
+  [[ $there != UNKNOWN ]] || die "gcloud does not say whether $name is there."
+  if [[ $there == NONE && $(node_state) == NONE ]]; then
+    say "There is no $name here."
+  elif [[ $there == NONE ]]; then
+    tpus tpu-vm delete "$name" --quiet
+  else
+    tpus queued-resources delete "$name" --force --quiet
+  fi
+  if [[ -n $bucket ]]; then
+    call gcloud storage rm --recursive "gs://$bucket" --quiet ${project:+"--project=$project"}
+  fi
+  left=$(listed compute tpus queued-resources list --format='value(name)' ${place[@]+"${place[@]}"})
+  left+=$(listed compute tpus tpu-vm list --format='value(name)' ${place[@]+"${place[@]}"})
+  left+=$(listed storage buckets list --format='value(storage_url)' ${project:+"--project=$project"})
+  if [[ -n $left ]]; then
+    say "Left in this zone, and buckets of this project; each may cost money:$left"
+  else
+    say 'No TPU is left in this zone, and no bucket in this project.'
+  fi
+}
+
+# What gcloud lists, each on a line of its own.
+listed() {
+  local found
+  found=$(ask '' gcloud "$@") || die 'gcloud does not say what is left: look at the console.'
+  if [[ -n $found ]]; then printf '\n  %s' "${found//$'\n'/$'\n'  }"; fi
+}
