@@ -109,7 +109,7 @@ slice_there() {
 }
 
 delete() {
-  local there left
+  local there left unknown='?unknown'
   there=$(state)
   [[ $there != UNKNOWN ]] || die "gcloud does not say whether $name is there."
   if [[ $there == NONE && $(node_state) == NONE ]]; then
@@ -122,11 +122,15 @@ delete() {
   if [[ -n $bucket ]]; then
     call gcloud storage rm --recursive "gs://$bucket" --quiet ${project:+"--project=$project"}
   fi
-  left=$(listed compute tpus queued-resources list --format='value(name)' ${place[@]+"${place[@]}"})
-  left+=$(listed compute tpus tpu-vm list --format='value(name)' ${place[@]+"${place[@]}"})
-  left+=$(listed storage buckets list --format='value(storage_url)' ${project:+"--project=$project"})
+  left=$(
+    listed compute tpus queued-resources list --format='value(name)' ${place[@]+"${place[@]}"}
+    listed compute tpus tpu-vm list --format='value(name)' ${place[@]+"${place[@]}"}
+    listed storage buckets list --format='value(storage_url)' ${project:+"--project=$project"}
+  )
+  [[ $left != *"$unknown"* ]] || die 'gcloud does not say what is left: look at the console.'
   if [[ -n $left ]]; then
-    say "Left in this zone, and buckets of this project; each may cost money:$left"
+    say 'Left in this zone, and buckets of this project; each may cost money:'
+    echo "$left"
   else
     say 'No TPU is left in this zone, and no bucket in this project.'
   fi
@@ -134,7 +138,9 @@ delete() {
 
 # What gcloud lists, each on a line of its own.
 listed() {
-  local found
-  found=$(ask '' gcloud "$@") || die 'gcloud does not say what is left: look at the console.'
-  if [[ -n $found ]]; then printf '\n  %s' "${found//$'\n'/$'\n'  }"; fi
+  local found line
+  found=$(ask '' gcloud "$@") || found=$unknown
+  while read -r line; do
+    [[ -z $line ]] || echo "  $line"
+  done <<<"$found"
 }

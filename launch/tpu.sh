@@ -102,14 +102,17 @@ reports() {
 
 # The word that says it of all hosts together.
 run_state() {
-  local lines word
-  lines=$(reports) || true
-  if [[ -z $dry_run && $(grep -c '^state=' <<<"$lines") -lt $hosts ]]; then
+  summary "$(reports || true)"
+}
+
+summary() {
+  local word
+  if [[ -z $dry_run && $(grep -c '^state=' <<<"$1") -lt $hosts ]]; then
     echo unreachable
     return
   fi
   for word in busy running bare lost failed stopped none finished; do
-    if grep -q "^state=$word " <<<"$lines"; then
+    if grep -q "^state=$word " <<<"$1"; then
       echo "$word"
       return
     fi
@@ -133,7 +136,7 @@ status() {
   { grep '^state=' <<<"$lines" || true; } | sort -k 3 | while read -r word code host; do
     echo "${host#host=}: ${word#state=}, exit code ${code#code=}"
   done
-  say "$name, $accelerator, $hosts hosts: $(run_state)"
+  say "$name, $accelerator, $hosts hosts: $(summary "$lines")"
 }
 
 logs() {

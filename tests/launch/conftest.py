@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 import shutil
@@ -113,9 +114,15 @@ def slices(tmp_path_factory):
   return tmp_path_factory.mktemp('slices')
 
 
+@pytest.fixture(scope='session')
+def new_cloud(slices):
+  """Makes a Cloud in a folder."""
+  return functools.partial(Cloud, slices=slices)
+
+
 @pytest.fixture
-def cloud(tmp_path, slices):
-  made = Cloud(tmp_path, slices)
+def cloud(tmp_path, new_cloud):
+  made = new_cloud(tmp_path)
   yield made
   for file in made.folder.glob('slice/w*/cdd-run/child'):
     subprocess.run(['kill', '-KILL', file.read_text().split()[0]], capture_output=True)

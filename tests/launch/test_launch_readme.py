@@ -14,28 +14,33 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'launch' / 'README.md').read_text()
 MODULES = {'cdd.main': main, 'cdd.prepare': prepare, 'cdd.sample': sample, 'cdd.convert': convert}
 
+# As the page asks of its reader: until what runs on the hosts has ended.
+WAITS = """waits() {
+  for run in "$STANDIN"/slice/w*/cdd-run; do
+    while [[ -e $run/pid && ! -e $run/code ]]; do /bin/sleep 0.05; done
+  done
+}"""
+
 
 def blocks() -> list[str]:
   return re.findall(r'^```sh\n(.*?)^```$', PAGE, re.M | re.S)
 
 
 @pytest.fixture(scope='module')
-def done(tmp_path_factory, slices):
-  """(the stand-ins, what each block printed) after all blocks in one shell, which ends at errors."""
-  from conftest import Cloud
-
-  cloud = Cloud(tmp_path_factory.mktemp('readme'), slices)
+def done(tmp_path_factory, new_cloud):
+  """(the stand-ins, what each block printed) after all blocks in one shell; an error ends it."""
+  cloud = new_cloud(tmp_path_factory.mktemp('readme'))
   (cloud.root / 'photos').mkdir()
   logs = cloud.root / 'runs' / 'slurm'
   logs.mkdir(parents=True)
   for name in ('cdd_4242.txt', 'cdd_4242_task_0.txt'):
     (logs / name).write_text('a line\n')
   # Slurm's part installs the package, which is not for this test to do.
-  (cloud.folder / 'bin' / 'python3').write_text(
-    '#!/bin/sh\nmkdir -p .venv/bin && printf "#!/bin/sh\\n" > .venv/bin/pip && chmod +x .venv/bin/pip\n'
-  )
-  (cloud.folder / 'bin' / 'python3').chmod(0o755)
-  script = '\n'.join(f'echo "== {number}"\n{block}' for number, block in enumerate(blocks()))
+  fake = cloud.folder / 'bin' / 'python3'
+  fake.write_text('#!/bin/sh\nmkdir -p .venv/bin && cp /bin/true .venv/bin/pip\n')
+  fake.chmod(0o755)
+  parts = (f'waits\necho "== {number}"\n{block}' for number, block in enumerate(blocks()))
+  script = '\n'.join((WAITS, *parts))
   ran = subprocess.run(
     ['bash', '-euo', 'pipefail', '-c', script],
     cwd=cloud.root,
