@@ -98,17 +98,17 @@ ask() {
   fi
 }
 
-# Whether a program is here.
+# Programs that must be here.
 needs() {
   local program
   for program in "$@"; do
-    [[ -n $dry_run ]] || command -v "$program" >/dev/null || die "$program is not installed${why:+: $why}."
+    [[ -n $dry_run ]] || command -v "$program" >/dev/null || die "$program is not installed."
   done
 }
 
 # shellcheck disable=SC2034 # All of them are for those who call it.
 # Sets accelerator, topology, chips, hosts, runtime, label and machine for the slice named $1: by
-# Google's name, v5litepod-16, or cdd.plan's, v5e:4x4; v5e-16 is taken for v5litepod-16.
+# Google's name, v5litepod-16, or its shape, v5e:4x4; v5e-16 is taken for v5litepod-16.
 slice() {
   local wanted=${1/#v5e-/v5litepod-} plan choices=''
   while read -r accelerator plan chips hosts runtime label machine; do
@@ -118,7 +118,7 @@ slice() {
     choices+=", $accelerator"
   done <"$launch/accelerators.txt"
   usage "There is no TPU slice '$1' in launch/accelerators.txt; choose one of ${choices:2}, or" \
-    "one of cdd.plan's names, such as v5e:4x4."
+    "its shape, such as v5e:4x4."
 }
 
 # check_joined PROCESSES: several processes of one training must join.

@@ -26,7 +26,7 @@ cluster, delete:
   --zone=ZONE        of the cluster and its nodes
   --project=PROJECT  that they belong to
 cluster, run:
-  --type=TYPE        such as v5litepod-16, or v5e:4x4 as cdd.plan says it (accelerators.txt)
+  --type=TYPE        such as v5litepod-16, or v5e:4x4 by its shape (accelerators.txt)
   --spot             nodes that are cheaper, and taken away at any time
   --bucket=NAME      which the pods may read and write, and in which they find it at /bucket
 image, run:

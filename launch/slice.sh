@@ -14,7 +14,7 @@ asked() {
   said=$(mktemp)
   if answer=$(ask "$@" ${place[@]+"${place[@]}"} 2>"$said"); then
     echo "${answer:-UNKNOWN}"
-  elif grep -qi 'NOT_FOUND\|not found' "$said"; then
+  elif grep -q 'NOT_FOUND\|was not found' "$said"; then
     echo NONE
   else
     cat "$said" >&2
@@ -66,8 +66,8 @@ create() {
         ${service_account:+"--service-account=$service_account"} --quiet
       ;;
     UNKNOWN) die "gcloud does not say whether $name is there." ;;
-    FAILED) die "$name is there, FAILED: $(why_failed). Delete it first: $0 delete --name=$name" ;;
-    SUSPEND* | DELETING) die "$name is there, $there. Delete it first: $0 delete --name=$name" ;;
+    FAILED) die "$name is there, FAILED; delete it first, $0 delete --name=$name. $(why_failed)" ;;
+    SUSPEND* | DELETING) die "$name is there, $there; delete it first, $0 delete --name=$name." ;;
     *)
       has=$(field "$accelerator" 'tpu.nodeSpec[0].node.acceleratorType')
       [[ $has == "$accelerator" ]] || die "$name is there, but it is a $has, not a $accelerator."

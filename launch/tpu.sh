@@ -27,7 +27,7 @@ Flags of all commands:
   --dry_run                prints every command that would change something or ask, and runs none
   --help                   prints this
 create, watch:
-  --type=TYPE              such as v5litepod-16, or v5e:4x4 as cdd.plan says it (accelerators.txt)
+  --type=TYPE              such as v5litepod-16, or v5e:4x4 by its shape (accelerators.txt)
   --spot                   cheaper, and taken away at any time
   --reserved               from your reservation
   --network=NAME           if not default
@@ -80,7 +80,8 @@ pack() {
     while IFS= read -r -d '' file; do
       if [[ -e $root/$file || -L $root/$file ]]; then printf '%s\n' "$file"; fi
     done >"$1/files"
-  call tar -czf "$1/cdd.tar.gz" -C "$1" COMMIT -C "$root" -T "$1/files"
+  # Without macOS's files of attributes.
+  COPYFILE_DISABLE=1 call tar -czf "$1/cdd.tar.gz" -C "$1" COMMIT -C "$root" -T "$1/files"
 }
 
 # Where an agent runs, gcloud asks that it holds the key before it connects to several hosts.
@@ -92,17 +93,20 @@ add_key() {
 # What became of the command, or of exactly that which `watch` was given: a line from every host, in
 # the words of launch/worker.sh, or `bare` where that is not set up yet.
 reports() {
-  local line='if test -e cdd/launch/worker.sh; then bash cdd/launch/worker.sh status' only=''
+  local said code=0 line='if test -e cdd/launch/worker.sh; then bash cdd/launch/worker.sh status' only=''
   [[ $action != watch ]] || only=" $(quoted "${command[@]}")"
   # shellcheck disable=SC2016 # The host's name, not this computer's.
   line+="$only"'; else echo "state=bare code=- host=$(hostname)"; fi'
+  said=$(mktemp) # gcloud tells of each connection, which matters if one fails.
   ask "state=${begun:-none} code=- host=" gcloud compute tpus tpu-vm ssh "$name" --worker=all \
-    --command="$line" --quiet ${place[@]+"${place[@]}"}
+    --command="$line" --quiet ${place[@]+"${place[@]}"} 2>"$said" || code=$?
+  [[ $code == 0 ]] || cat "$said" >&2
+  rm -f "$said"
 }
 
 # The word that says it of all hosts together.
 run_state() {
-  summary "$(reports || true)"
+  summary "$(reports)"
 }
 
 summary() {
@@ -132,7 +136,7 @@ run() {
 
 status() {
   local lines word code host
-  lines=$(reports) || true
+  lines=$(reports)
   { grep '^state=' <<<"$lines" || true; } | sort -k 3 | while read -r word code host; do
     echo "${host#host=}: ${word#state=}, exit code ${code#code=}"
   done

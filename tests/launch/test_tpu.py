@@ -1,7 +1,9 @@
 """launch/tpu.sh against a stand-in of gcloud, whose hosts really run what they are told to run."""
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import time
 
@@ -61,7 +63,8 @@ def test_create_names_why_a_request_failed(cloud):
   done = cloud.tpu('create', '--type=v5p-16')
   assert done.code == 1 and done.err == 'error: depth: There is no capacity in the zone.\n'
   again = cloud.tpu('create', '--type=v5p-16')
-  assert again.code == 1 and 'FAILED: There is no capacity' in again.err, again
+  assert again.code == 1 and 'FAILED; delete it first' in again.err, again
+  assert again.err.endswith('There is no capacity in the zone.\n')
 
 
 def test_create_stops_waiting_and_warns_that_the_request_goes_on(cloud):
@@ -150,6 +153,28 @@ def test_stop_has_every_host_save_and_the_code_says_that_it_resumes(cloud):
   for number in range(2):
     text = (cloud.folder / 'logs' / f'worker_{number}.txt').read_text()
     assert 'saved' in text and text.rstrip().endswith('ended with exit code 75')
+
+
+def test_logs_follow_what_is_added_until_they_are_interrupted(cloud):
+  cloud.ready()
+  cloud.write(
+    'train',
+    '#!/bin/sh\necho first\nwhile [ ! -e "$STANDIN/go" ]; do sleep 0.1; done\necho second\n',
+  )
+  cloud.tpu('run', '--', *TRAIN)
+  with subprocess.Popen(
+    ['bash', 'launch/tpu.sh', 'logs', '--name=depth', '--follow', '--worker=1'],
+    cwd=cloud.root,
+    env=cloud.environment(),
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  ) as follower:
+    lines = iter(follower.stdout.readline, '')
+    assert any(line == 'w-1  first\n' for line in lines)
+    cloud.write('go', '')
+    assert any(line == 'w-1  second\n' for line in lines)
+    os.killpg(follower.pid, signal.SIGINT)
 
 
 @pytest.mark.parametrize(
