@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cdd.core import cli
+from cdd.core import cli, places
 from cdd.core.cli import FLAGS
 from cdd.core.errors import UserError
 from cdd.core.words import counted, quoted
@@ -21,6 +21,8 @@ def define_flags() -> None:
 
 def main() -> None:
   folder = cli.folder(FLAGS.folder, 'folder')
+  if places.is_local(FLAGS.model):  # Else transformers asks a hub.
+    places.refuse_missing(FLAGS.model, 'model that estimates depth')
   written, skipped = depth_estimates.estimate(folder, depth_estimates.transformer(FLAGS.model))
   for name, reason in skipped.items():
     print(f'Skipped {quoted(Path(name))}: {reason}.')

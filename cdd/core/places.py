@@ -1,6 +1,7 @@
 """Owns where data lies: local paths, and URLs such as gs://, s3:// and memory://, by fsspec."""
 
 import contextlib
+import difflib
 import glob
 import io
 import os
@@ -14,6 +15,7 @@ from cdd.core.errors import UserError
 from cdd.core.words import quoted
 
 Place = str | os.PathLike
+ALIKE = 5  # Names that a message about a missing one lists.
 # Scheme of a URL -> what installs the package that reads it.
 PACKAGES = dict(
   gs="pip install 'cdd-jax[gcs]'",
@@ -32,9 +34,63 @@ def is_url(place: Place) -> bool:
   return '://' in str(place)
 
 
+def is_local(place: str) -> bool:
+  """Whether a text of the form 'owner/name' is meant as a local path, and not as a hub's name.
+
+  It is if it is written as a path, or if the folder that it would lie in is here.
+  """
+  path = Path(place).expanduser()
+  above = (folder for folder in path.parents if folder.name not in ('', '.', '..'))
+  return place.startswith(('./', '../', '/', '~')) or any(folder.exists() for folder in above)
+
+
+def missing(place: Place) -> str:
+  """Why there is nothing at a local path: the first part of it that is not there, and its like.
+
+  Returns:
+    "there is no 'runs/dept_tiny'; runs holds 'depth_tiny'".
+  """
+  path = Path(place).expanduser()
+  absent = next((part for part in reversed((path, *path.parents)) if not part.exists()), path)
+  folder = absent.parent
+  if not folder.is_dir():
+    return f'{quoted(folder, 200)} is no folder'
+  with contextlib.suppress(OSError):
+    there = sorted(name for name in os.listdir(folder) if not _hidden(name))
+    # Of the working folder, in which any text could lie, what is called alike is enough.
+    others = there[:ALIKE] if folder != Path() else []
+    if near := difflib.get_close_matches(absent.name, there, ALIKE) or others:
+      where = 'the working folder' if folder == Path() else quoted(folder, 200)
+      listed = ', '.join(repr(quoted(name)) for name in near)
+      more = f' and {len(there) - len(near)} more' if near is others and near != there else ''
+      return f"there is no '{quoted(absent, 200)}'; {where} holds {listed}{more}"
+  return f"there is no '{quoted(absent, 200)}'"
+
+
+def refuse_missing(place: Place, what: str, more: str = '') -> None:
+  """Refuses a local path at which there is nothing.
+
+  Args:
+    what: what should be there, in words.
+    more: a further sentence for the message.
+
+  Raises:
+    UserError: says which part of the path is missing, and what is called alike.
+  """
+  if not Path(place).expanduser().exists():
+    raise UserError(f'There is no {what} at {quoted(place, 200)!r}: {missing(place)}.{more}')
+
+
 def joined(folder: Place, name: str) -> Place:
   """A file below a folder."""
   return f'{str(folder).rstrip("/")}/{name}' if is_url(folder) else Path(folder) / name
+
+
+def same(one: Place, other: Place) -> bool:
+  """Whether two places are one: local paths are, if they lead to one file, whatever is there."""
+  if is_url(one) or is_url(other):
+    return str(one).rstrip('/') == str(other).rstrip('/')
+  return os.path.realpath(one) == os.path.realpath(other)
 
 
 def is_file(place: Place) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
-from cdd.core import files
+from cdd.core import files, places
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
 from cdd.core.types import Params
@@ -80,7 +80,8 @@ def config_of(path: Path) -> Spec:
   Raises:
     UserError: there is none, or one that cannot be run here.
   """
-  path = Path(path)
+  places.refuse_missing(path, 'adapter')
+  path = Path(path).expanduser()
   fields = weights.read_json(path / 'config.json')
   kinds = {layout.kind: name for name, layout in LAYOUTS.items()}
   kind = fields.get('_class_name')
@@ -153,7 +154,7 @@ def load(path: Path, spec: Spec, *, variant: str | None = None, **options) -> Pa
   Raises:
     UserError: the file is missing or broken, or lists every tensor that does not fit.
   """
-  path = Path(path)
+  path = Path(path).expanduser()
   if path.suffix in weights.PICKLES:
     raise UserError(f'{path} is a pickle, which runs code when it is read. {HOW_TO_CONVERT}')
   stored = tensors.read(path) if path.is_file() else weights.read(path, STEM, variant)
@@ -219,7 +220,8 @@ def start(settings: Mapping[str, Any], unet: UNetConfig) -> tuple[Spec, Params |
   if name not in LAYOUTS:
     raise UserError(f'The adapter {name!r} has no weights to load from {str(path)!r}.')
   spec = Spec(name, unet, settings)
-  if not Path(path).is_file():
+  places.refuse_missing(path, 'adapter')
+  if not Path(path).expanduser().is_file():
     spec = config_of(path)
     if spec.name != name:
       held = LAYOUTS[spec.name].kind

@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cdd import assets
+from cdd.core import places
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
 from cdd.pretrained import hub, trained, weights
 from cdd.training import checkpoint, integrity
+
+SHOULD_BE = " It should be a diffusers folder, a hub's owner/name, or 'packaged'."
 
 
 class Found(NamedTuple):
@@ -26,7 +29,13 @@ class Found(NamedTuple):
   adapter: bool = False
 
 
-def locate(source: str | Path, *, variant: str | None = None, step: int | None = None) -> Found:
+def locate(
+  source: str | Path,
+  *,
+  variant: str | None = None,
+  step: int | None = None,
+  what: str = 'pretrained model',
+) -> Found:
   """Looks for a model.
 
   Args:
@@ -35,21 +44,28 @@ def locate(source: str | Path, *, variant: str | None = None, step: int | None =
       of the hub, which is downloaded. Of a run that has not ended it is the newest checkpoint.
     variant: of the hub's weight files, such as 'fp16'.
     step: of a run's checkpoint, in place of what it exported.
+    what: what messages call it.
 
   Raises:
-    UserError: there is no such packaged model, the hub does not give it, or it is a run without
-      such a checkpoint.
+    UserError: there is no such packaged model or folder, the hub does not give it, or it is a run
+      without such a checkpoint. For a local path that is missing (`places.is_local`), no hub is
+      asked.
   """
   source = str(source)
+  folder = Path(source).expanduser()
   if step is not None:
-    return of_run(Path(source), step)
+    places.refuse_missing(source, 'run')
+    return of_run(folder, step)
   if source == 'packaged':
     return Found(assets.PRIOR)
   if source.startswith('packaged:'):
     path = choose(assets.trained(), source.removeprefix('packaged:'), 'packaged model')
     return Found(path.parent, weights.read_json(path.with_suffix('.json')), path)
-  folder = Path(source)
-  if not folder.exists() and hub.is_id(source):
+  if not folder.exists():
+    if places.is_local(source):  # The hub is not asked: it knows no folder of this computer.
+      places.refuse_missing(source, what)
+    if not hub.is_id(source):
+      places.refuse_missing(source, what, SHOULD_BE)
     folder = hub.download(source, variant=variant)
   for place in (folder / 'export', folder):
     if (place / trained.NAME).exists() and (place / 'config.json').exists():
@@ -90,8 +106,5 @@ def pipeline(source: str | Path, *, variant: str | None = None) -> Path:
   if found.config is not None:
     raise UserError(f'{source} is a run, not a text-to-image pipeline in a diffusers folder.')
   if not found.path.is_dir():
-    raise UserError(
-      f"There is no pretrained model at {str(source)!r}. It should be a diffusers folder, a hub's "
-      "owner/name, or 'packaged'."
-    )
+    raise UserError(f'{str(source)!r} is a file, and no pretrained model.{SHOULD_BE}')
   return found.path

@@ -82,7 +82,7 @@ def vae_folder(source: str) -> Path:
   Raises:
     UserError: there is none.
   """
-  found = locate.locate(source)
+  found = locate.locate(source, what='autoencoder')
   folder = found.path / 'vae' if (found.path / 'vae').is_dir() else found.path
   if found.config is not None or not (folder / 'config.json').exists():
     raise UserError(

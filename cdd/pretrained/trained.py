@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdd.core import files
+from cdd.core import files, places
 from cdd.core.errors import UserError
 from cdd.core.types import Params
 from cdd.pretrained import names, tensors
@@ -28,10 +28,10 @@ def load(path: Path, shapes: Params) -> Params:
   Raises:
     UserError: the file is missing, cut short, or does not fit.
   """
-  if Path(path).is_dir():
+  places.refuse_missing(path, 'file of trained weights')
+  path = Path(path).expanduser()
+  if path.is_dir():
     return of_checkpoint(path, shapes)
-  if not Path(path).exists():
-    raise UserError(f'There are no trained weights at {path}.')
   return names.convert(tensors.read(path), shapes, str(path))
 
 

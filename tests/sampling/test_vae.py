@@ -122,7 +122,7 @@ def test_the_autoencoder_of_a_pipeline_is_taken_from_it(prior, plain):
   own = sampling.load('packaged:depth')
   assert all(np.array_equal(own.params[path], leaf) for path, leaf in model.params.items())
   assert priors.vae_folder(str(prior)) == prior / 'vae'
-  with pytest.raises(UserError, match="no autoencoder at 'nowhere'; it should be"):
+  with pytest.raises(UserError, match="no autoencoder at 'nowhere': there is no 'nowhere'"):
     sampling.load(prior, vae='nowhere')
   with pytest.raises(
     UserError, match='vae is a UNet2DConditionModel; only AutoencoderKL or Autoenc'

@@ -127,7 +127,8 @@ def placed(path: Place, split: str | None) -> tuple[Place, str | None]:
   """
   folder = str(path) if places.is_url(path) else Path(path)
   if not str(path) or not places.is_folder(folder):
-    raise UserError(f'There is no image folder {str(path)!r}; set data.source.path to one.')
+    near = f' ({places.missing(folder)})' if str(path) and not places.is_url(folder) else ''
+    raise UserError(f'There is no image folder {str(path)!r}{near}; set data.source.path to one.')
   if split and layouts.metadata(folder) is None:
     inner = places.joined(folder, split)
     if places.is_folder(inner):
