@@ -18,7 +18,7 @@ from cdd.diffusion.samplers import SAMPLERS
 from cdd.models.networks import Networks
 from cdd.pretrained import diffusers, priors, trained
 from cdd.runs import prepare, streams
-from cdd.runs.program import divide, program
+from cdd.runs.program import check, divide, program
 from cdd.sampling.draw import draw
 from cdd.training import sharding
 
@@ -61,6 +61,7 @@ def experiment(config, workdir: Path) -> Experiment:
   prior = priors.load(config.prior, workdir, texts, place=placing(config, mesh))
   networks, added = priors.networks(config.model, prior, counts=config.method.get('counts', ()))
   train, frozen = divide(config, {**prior.params, **added})
+  check(config, prior.configs, train)
   if config.initial:
     train = trained.load(config.initial, train)
   if isinstance(stream.source, Prepared):

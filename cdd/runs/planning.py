@@ -23,7 +23,7 @@ from cdd.models import components, functional
 from cdd.pretrained import diffusers, families, priors, weights
 from cdd.runs import counting, hlo, streams
 from cdd.runs.objective import method_of
-from cdd.runs.program import divide, program
+from cdd.runs.program import check, divide, program
 from cdd.sampling.draw import draw
 from cdd.training import sharding
 
@@ -132,7 +132,9 @@ def of_folder(folder: Path) -> dict[str, dict]:
 def networks_of(config, prior: diffusers.Pretrained):
   """(the networks, the parameters that are trained, those that are frozen)."""
   networks, added = priors.networks(config.model, prior, counts=config.method.get('counts', ()))
-  return networks, *divide(config, {**prior.params, **added})
+  train, frozen = divide(config, {**prior.params, **added})
+  check(config, prior.configs, train)
+  return networks, train, frozen
 
 
 def training(config, prior: diffusers.Pretrained, resolution, devices: list) -> Part:

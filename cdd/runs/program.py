@@ -1,15 +1,17 @@
 """Owns the compiled step of a run: what is trained, the first state, and one update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from cdd.core import trees
+from cdd.core.errors import UserError
 from cdd.core.registry import bind
 from cdd.core.types import Params
 from cdd.models.networks import Networks
-from cdd.runs.objective import objective
+from cdd.models.tiny_vae import TinyConfig
+from cdd.runs.objective import method_of, objective
 from cdd.training import checkpoint, sharding
 from cdd.training import state as states
 from cdd.training import step as steps
@@ -65,6 +67,31 @@ def after(finish: Callable, step: Callable) -> Callable:
     return step(state, frozen, finish(batch), rng)
 
   return update
+
+
+def check(config, configs: Mapping[str, Any], train: Params) -> None:
+  """Refuses to train an autoencoder that the method does not.
+
+  Args:
+    configs: component of the prior -> its config.
+    train: the trainable parameters.
+
+  Raises:
+    UserError: says what is trained and why it cannot be.
+  """
+  name, vae = config.method.name, configs.get('vae')
+  if 'moments' not in method_of(config).networks:
+    if path := next((path for path in train if path.startswith('vae.')), None):
+      raise UserError(
+        f'config.trainable trains {path}, and the method {name!r} leaves the autoencoder as it is; '
+        "the method 'autoencoder' trains it."
+      )
+  elif isinstance(vae, TinyConfig):
+    raise UserError(
+      f'The method {name!r} trains an AutoencoderKL; config.prior has an AutoencoderTiny, whose '
+      'latents have no variance to be trained. Give another autoencoder, config.prior.vae or '
+      'config.prior.new.vae.'
+    )
 
 
 def divide(config, everything: Params) -> tuple[Params, Params]:
