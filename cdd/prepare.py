@@ -7,7 +7,8 @@ from absl import flags
 
 from cdd.core import cli, hosts
 from cdd.core.cli import FLAGS
-from cdd.runs import prepare
+from cdd.core.words import counted
+from cdd.runs import prepare, streams
 
 
 def define_flags() -> None:
@@ -31,7 +32,9 @@ def main() -> None:
       shards=FLAGS.shards,
       batch_size=FLAGS.batch_size,
     )
-    print(f'Wrote {FLAGS.count} examples to {folder}. Train on them with prepared={folder}.')
+    skipped = streams.said_of_skipped(folder) or 'Skipped no example as damaged.'
+    print(f'Wrote {counted(FLAGS.count, "example")} to {folder}. {skipped}')
+    print(f'Train on them with prepared={folder}.')
 
 
 if __name__ == '__main__':

@@ -64,10 +64,11 @@ def listing(source, workdir: Path | None):
 
 
 def said_of_skipped(workdir: Path) -> str:
-  """How many examples are listed as damaged in a workdir; empty if none is."""
-  counts = [len(path.read_text().splitlines()) for path in workdir.glob('skipped*.jsonl')]
-  listed = counted(sum(counts), 'damaged example')
-  return f'Skipped {listed}; see skipped.jsonl in {workdir}.' if counts else ''
+  """How many examples are listed as damaged in a workdir, and where; empty if none is."""
+  counts = {path: len(path.read_text().splitlines()) for path in workdir.glob('skipped*.jsonl')}
+  listed = counted(sum(counts.values()), 'damaged example')
+  places = ', '.join(map(str, sorted(counts)))
+  return f'Skipped {listed}, listed in {places}.' if any(counts.values()) else ''
 
 
 def captions(source, most: int = 4000):

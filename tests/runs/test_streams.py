@@ -43,4 +43,5 @@ def test_damaged_examples_are_listed_and_counted_in_the_workdir(tmp_path):
     streams.held_out(SimpleNamespace(data=data, evaluation=None), lambda text: {}, workdir)
   (line,) = (workdir / 'skipped.jsonl').read_text().splitlines()
   assert '"broken.png"' in line and 'no image' in line
-  assert streams.said_of_skipped(workdir).startswith('Skipped 1 damaged example; see skipped.jsonl')
+  said = f'Skipped 1 damaged example, listed in {workdir / "skipped.jsonl"}.'
+  assert streams.said_of_skipped(workdir) == said
