@@ -17,7 +17,7 @@ from cdd.core.types import Params
 from cdd.core.words import counted
 from cdd.data import TASKS, prompts, tokens
 from cdd.data.tasks.inpaint import from_picture as with_hole
-from cdd.data.tasks.task import Task, as_rgb
+from cdd.data.tasks.task import Task, as_lines, as_rgb
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.diffusion.samplers.sampler import Sampler
@@ -306,7 +306,8 @@ def of_folder(folder: Path, adapter: str | None, dtype: str, vae: str | None = N
     spec = dict(name=adapter_folders.config_of(Path(adapter)).name, path=str(adapter))
   networks, added = priors.networks(ConfigDict(dict(adapter=spec, dtype=dtype)), prior)
   params, timesteps = {**prior.params, **added}, scheduler.timesteps(prior.scheduler)
-  read = with_hole if 'mask' in networks.reads else as_rgb
+  read = as_lines if adapter and spec['name'] != 'concat' else as_rgb
+  read = with_hole if 'mask' in networks.reads else read
   task = Task(draw=lambda example, rng: example, from_picture=read)
   sampler = 'lcm' if networks.reads_guidance else 'ddim'
   return of_parts(prior, networks, params, sampler=sampler, timesteps=timesteps, task=task)

@@ -14,6 +14,7 @@ from cdd.data.tasks.depth import depth
 from cdd.data.tasks.inpaint import inpaint, random_mask
 from cdd.data.tasks.instruct_edit import instruct_edit
 from cdd.data.tasks.paired import paired
+from cdd.data.tasks.task import lines_on_white
 
 SCENE = Scenes(size=48)[5]
 SIMPLE = dict(name='simple')
@@ -53,6 +54,48 @@ def test_a_picture_becomes_its_edges_and_a_picture_of_edges_stays():
   assert np.array_equal(edges, task.draw(SCENE, rng())['condition'])
   again = task.from_picture(Image.fromarray(np.uint8(255 * edges)))
   assert np.array_equal(again, edges)
+
+
+def drawing(black_on_white):
+  """A picture of a square's outline, as uint8 of 0 and 255."""
+  lines = np.zeros((32, 32, 3), np.uint8)
+  lines[8:24, 8], lines[8:24, 23], lines[8, 8:24], lines[23, 8:24] = (255,) * 4
+  return 255 - lines if black_on_white else lines
+
+
+def test_edges_that_are_black_on_white_are_inverted_with_a_warning_and_others_are_kept(caplog):
+  expected = drawing(black_on_white=False) / 255
+  assert np.array_equal(canny().from_picture(Image.fromarray(drawing(False))), expected)
+  assert not caplog.records
+  assert np.array_equal(canny().from_picture(Image.fromarray(drawing(True))), expected)
+  (record,) = caplog.records
+  assert f'its mean is {1 - expected.mean():.2f} of 0..1' in record.getMessage()
+
+
+def test_ready_conditions_of_dark_lines_on_white_are_warned_of_once_and_inverted_if_asked(caplog):
+  lines = drawing(black_on_white=True).astype(np.float32) / 255
+  example = dict(image=np.zeros((32, 32, 3)), condition=lines, caption='a')
+  plain = paired()
+  for _ in range(3):
+    assert np.array_equal(plain.draw(example, rng())['condition'], lines)
+  (record,) = caplog.records
+  assert 'its mean is 0.94 of 0..1), and' in record.getMessage()
+  assert "data.task=dict(name='paired', invert=True)" in record.getMessage()
+  caplog.clear()
+  inverse = make(TASKS, dict(name='paired', invert=True), 'task')
+  assert np.array_equal(inverse.draw(example, rng())['condition'], 1 - lines)
+  assert np.array_equal(inverse.from_picture(Image.fromarray(drawing(True))), 1 - lines)
+  assert not caplog.records
+
+
+@pytest.mark.parametrize('kind', ['colours', 'depth', 'edges', 'grey'])
+def test_conditions_of_other_kinds_are_not_taken_for_dark_lines(kind):
+  scene = SCENE['image']
+  ramp = np.tile(np.linspace(0, 1, 48, dtype=np.float32)[:, None, None], (1, 48, 3))
+  coloured = np.ones((8, 8, 3), np.float32) * np.float32([1, 1, 0.9])
+  edges = drawing(False).astype(np.float32) / 255
+  shown = dict(colours=coloured, depth=ramp, edges=edges, grey=np.full_like(scene, 0.5))
+  assert not lines_on_white(shown[kind]) and not lines_on_white(scene)
 
 
 @pytest.mark.parametrize('colour', ['white', 'black', 'grey', 'red'])

@@ -1,5 +1,6 @@
 """Owns images from their edges, found by OpenCV's Canny detector as ControlNet does."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,9 @@ def canny(*, low: Sequence[float] = (50, 150), high: Sequence[float] = (150, 250
 
   The condition is float32 [h, w, 3], 1 on the edges and 0 elsewhere, the same in all channels. A
   user's picture is one to find the edges of, with the thresholds in the middle of their ranges;
-  one of black and white alone, and of both, holds edges already and is taken as it is.
+  one of black and white alone, and of both, holds edges already and is taken as it is. Edges are
+  few: where most of such a picture is white its lines are the black ones, and it is inverted with a
+  warning.
 
   Args:
     low, high: the ranges of Canny's two thresholds on the gradient's magnitude (L1, of 0..255),
@@ -42,10 +45,22 @@ def canny(*, low: Sequence[float] = (50, 150), high: Sequence[float] = (150, 250
     image = np.asarray(images.rgb(picture))
     both = np.array_equal(np.unique(image), (0, 255))
     if both and (image == image[..., :1]).all():
-      return (image / 255).astype(np.float32)
+      return white_on_black((image / 255).astype(np.float32))
     return edges(image, (np.mean(low), np.mean(high)))
 
   return Task(draw, from_picture)
+
+
+def white_on_black(edges: np.ndarray) -> np.ndarray:
+  """A picture of edges [h, w, 3] of 0 and 1, inverted with a warning where most of it is 1."""
+  if (mean := edges.mean()) <= 0.5:
+    return edges
+  logging.warning(
+    'The picture of edges was inverted: its mean is %.2f of 0..1, so that its lines are black on '
+    'white, and the model reads white ones on black.',
+    mean,
+  )
+  return 1 - edges
 
 
 def detector():

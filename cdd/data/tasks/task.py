@@ -1,5 +1,6 @@
 """Owns what a task is, and how a picture of a user becomes an array."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -8,12 +9,39 @@ from PIL import Image
 
 from cdd.data import images
 
+WHITE = 0.95  # What of 0..1 counts as white.
 DRAWS = 2  # Words of random bits that an example has for `Task.finish`.
 
 
 def as_rgb(picture: Image.Image) -> np.ndarray:
   """A picture, upright and on white, as float32 [H, W, 3] in [0, 1]; see `images.rgb`."""
   return np.asarray(images.rgb(picture), np.float32) / 255
+
+
+def lines_on_white(condition: np.ndarray) -> str:
+  """What to say of a condition that looks like dark lines on white; empty if it does not.
+
+  It does if it is grey and most of it is white, as no picture of edges is that a model reads.
+
+  Args:
+    condition: [H, W, 3] in [0, 1].
+  """
+  grey = np.abs(condition - condition[..., :1]).max() <= images.ALIKE / 255
+  if not grey or np.median(condition) < WHITE:
+    return ''
+  return (
+    f'looks like dark lines on white (its mean is {condition.mean():.2f} of 0..1), and models of '
+    'edges and sketches read white lines on black'
+  )
+
+
+def as_lines(picture: Image.Image) -> np.ndarray:
+  """`as_rgb` for an adapter whose conditions are of an unknown kind; warns of `lines_on_white`."""
+  condition = as_rgb(picture)
+  if said := lines_on_white(condition):
+    more = 'if they are meant, invert it: PIL.ImageOps.invert, or magick IN.png -negate OUT.png'
+    logging.warning('The condition %s: %s.', said, more)
+  return condition
 
 
 class Task(NamedTuple):
