@@ -200,6 +200,22 @@ def embedded(config: ConfigDict, task: dict, *, cache: int) -> None:
   )
 
 
+def parts(name: str, shared: dict, *, train: dict, test: dict) -> dict:
+  """The source of a run and that of its held-out examples.
+
+  A shared setting that `data.source` is given, as by --config.data.source.size=128, is one of
+  `data.held_out` too, unless that is given its own.
+
+  Args:
+    name: of both sources.
+    train, test: the settings in which they differ.
+  """
+  source = ConfigDict(shared)
+  held_out = {setting: source.get_oneway_ref(setting) for setting in shared}
+  source.update(dict(train, name=name))
+  return dict(source=source, held_out=ConfigDict(dict(held_out, **test, name=name)))
+
+
 def own_data(chosen: dict, default: str, *, size: int) -> dict:
   """The sources of a run on one's own files: PATH/train and PATH/test, or PATH alone.
 
@@ -217,18 +233,24 @@ def own_data(chosen: dict, default: str, *, size: int) -> dict:
   size = config_dict.FieldReference(size, field_type=object)
   settings = dict(size=size, flip=True, background='white', max_skipped=0.1)
   settings['caption_column'] = config_dict.placeholder(str)
-  parts = [os.path.join(path, part) for part in ('train', 'test')]
-  inside = all(map(os.path.isdir, parts))
-  name = records(parts[0] if inside else path)
+  places = [os.path.join(path, part) for part in ('train', 'test')]
+  inside = all(map(os.path.isdir, places))
+  name = records(places[0] if inside else path)
   if name and not inside:
-    parts = [first_that_is(path, start, name) for start in ('train', 'test')]
-  of_source = dict(settings, name=name or 'image_folder')
-  train, test = (dict(of_source, path=part) for part in parts)
+    places = [first_that_is(path, start, name) for start in ('train', 'test')]
+  train, test = (dict(path=place) for place in places)
   if chosen['data'] and not (name or inside):
-    train, test = (dict(of_source, path=path, part=part) for part in ('train', 'test'))
+    train, test = (dict(path=path, part=part) for part in ('train', 'test'))
+  made = parts(name or 'image_folder', settings, train=train, test=test)
   if chosen['prepared']:
-    train = dict(name='prepared', path=chosen['prepared'])
-  return dict(source=train, held_out=test)
+    made['source'] = prepared(chosen['prepared'], made['source'].path if chosen['data'] else None)
+  return made
+
+
+def prepared(path: str, made_of: str | None) -> ConfigDict:
+  """The source of what cdd.prepare wrote; `made_of`: the place of the data, if it was chosen."""
+  given = config_dict.placeholder(str) if made_of is None else made_of
+  return ConfigDict(dict(name='prepared', path=path, made_of=given))
 
 
 def records(path: str) -> str | None:
@@ -258,13 +280,14 @@ def on_own_data(config: ConfigDict, chosen: dict, **settings) -> None:
   if chosen['data']:
     size = config.data.held_out.get('size') or config.data.held_out.sources[0]['size']
     own = own_data(chosen, '', size=size)
-    config.data.source, config.data.held_out = map(ConfigDict, (own['source'], own['held_out']))
+    config.data.source, config.data.held_out = own['source'], own['held_out']
     config.data.task.update(settings)
     config.evaluation.shipped = ()
     # Depth is read of rendered scenes alone.
     config.evaluation.metrics = tuple(m for m in config.evaluation.metrics if m != 'depth')
+  elif chosen['prepared']:
+    config.data.source = prepared(chosen['prepared'], None)
   if chosen['prepared']:
-    config.data.source = ConfigDict(dict(name='prepared', path=chosen['prepared']))
     config.data.cache = 0
 
 

@@ -34,8 +34,12 @@ TASK = dict(name='depth', depth_kind='metric')
 
 def scenes(config: ConfigDict, *, cache: int) -> None:
   config.data = dict(
-    source=dict(name='scenes', size=64, seed=0, start=10_000),
-    held_out=dict(name='scenes', size=64, seed=0, start=0, length=1024),
+    **common.parts(
+      'scenes',
+      dict(size=64),
+      train=dict(seed=0, start=10_000),
+      test=dict(seed=0, start=0, length=1024),
+    ),
     task=TASK,
     batch_size=32,
     caption_dropout=0.1,

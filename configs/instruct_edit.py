@@ -35,8 +35,12 @@ DROPOUT = dict(caption_dropout=0.05, joint_dropout=0.05, condition_dropout=0.05)
 
 def scenes(config: ConfigDict, *, cache: int) -> None:
   config.data = dict(
-    source=dict(name='scenes', size=64, seed=0, start=10_000),
-    held_out=dict(name='scenes', size=64, seed=0, start=0, length=1024),
+    **common.parts(
+      'scenes',
+      dict(size=64),
+      train=dict(seed=0, start=10_000),
+      test=dict(seed=0, start=0, length=1024),
+    ),
     task=TASK,
     batch_size=32,
     **DROPOUT,

@@ -34,8 +34,12 @@ from configs import common
 
 def photographs(config: ConfigDict, *, cache: int) -> None:
   config.data = dict(
-    source=dict(name='photos', split='train', size=64, seed=0),
-    held_out=dict(name='photos', split='test', size=64, seed=0),
+    **common.parts(
+      'photos',
+      dict(size=64),
+      train=dict(split='train', seed=0),
+      test=dict(split='test', seed=0),
+    ),
     task=dict(name='super_resolution', factor=8, degradation=dict(name='simple')),
     batch_size=32,
     caption_dropout=0.1,

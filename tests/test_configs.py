@@ -2,6 +2,7 @@
 
 import json
 
+import commands
 import numpy as np
 import pytest
 import tiny
@@ -11,7 +12,7 @@ from cdd.core.errors import UserError
 from cdd.pretrained import hub
 from cdd.runs import loop
 from cdd.runs.experiment import experiment
-from configs import common, depth
+from configs import common, depth, instruct_edit, super_resolution
 
 SIZES = ('tiny', 'small,method=finetune')
 RUNS = [
@@ -96,8 +97,35 @@ def test_own_data_is_a_folder_with_two_parts_or_one_of_which_a_part_is_held_out(
   (tmp_path / 'train').mkdir()
   (tmp_path / 'test').mkdir()
   config = depth.get_config(f'tiny,data={tmp_path},prepared=there').data
-  assert config.source.to_dict() == dict(name='prepared', path='there')
+  made_of = str(tmp_path / 'train')
+  assert config.source.to_dict() == dict(name='prepared', path='there', made_of=made_of)
   assert config.held_out.to_dict() == dict(whole, path=str(tmp_path / 'test'))
+
+
+@pytest.mark.parametrize('argument', ['tiny', 'full', 'tiny,data=photos', 'full,data=photos'])
+@pytest.mark.parametrize('task', [depth, instruct_edit, super_resolution])
+def test_held_out_examples_follow_what_the_source_is_given_unless_they_are_given_their_own(
+  task, argument
+):
+  data = task.get_config(argument).data
+  data.source.size = 40
+  assert data.held_out.size == 40 and json.loads(data.to_json())['held_out']['size'] == 40
+  data.held_out.size = 48
+  data.source.size = 24
+  assert (data.source.size, data.held_out.size) == (24, 48)
+  if 'caption_column' in data.source:
+    data.source.update(dict(caption_column='blip', background='black', flip=False))
+    own = ('caption_column', 'background', 'flip')
+    assert [data.held_out[name] for name in own] == ['blip', 'black', False]
+  apart = ('path', 'part', 'split', 'start')
+  assert any(data.source.get(name) != data.held_out.get(name) for name in apart)
+
+
+def test_one_flag_sets_the_size_of_a_run_and_of_its_held_out_examples(tmp_path):
+  line = ['cdd.main', '--config=depth:tiny', '--config.data.source.size=32', '--print_config']
+  (done,) = commands.run([line], cwd=tmp_path)
+  data = json.loads(done.out)['data']
+  assert data['source']['size'] == data['held_out']['size'] == 32
 
 
 @pytest.mark.parametrize(
