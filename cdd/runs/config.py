@@ -16,6 +16,7 @@ FREE = (
   'steps',
   'accumulate',
   'data.batch_size',
+  'data.source.made_of',
   'data.caption_dropout',
   'data.condition_dropout',
   'data.joint_dropout',

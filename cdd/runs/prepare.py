@@ -1,7 +1,7 @@
 """Owns the encoding of a run's examples ahead of it, in shards that any process may write."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from array_record.python import array_record_module
 from safetensors.numpy import save
 from tqdm import tqdm
 
-from cdd.core import files, trees
+from cdd.core import files, places, trees
 from cdd.core.errors import UserError
 from cdd.core.types import Array, Params
 from cdd.data import cache, pipeline, prepared
@@ -27,6 +27,16 @@ from cdd.training import sharding
 ENCODERS = ('vae', 'text_encoder', 'text_encoder_2')
 # The parameters of them on which what is prepared depends.
 ENCODE = ('vae.encoder.', 'vae.quant_conv.', 'text_encoder.', 'text_encoder_2.')
+# Field of the manifest -> what decides it.
+DECIDES = dict(
+  task='config.data.task says it',
+  source='config.data.source says it',
+  seed='config.seed says it',
+  reads='config.model.adapter decides what is read of an example',
+  encoders='the weights at config.prior decide it',
+  count='--count says it',
+  shards='--shards says it',
+)
 
 
 class Job(NamedTuple):
@@ -276,9 +286,38 @@ def refuse_other(folder: Path, there: dict, wanted: dict) -> None:
   for name, value in wanted.items():
     if there.get(name) != value:
       raise UserError(
-        f'{folder} was prepared with {name} {there.get(name)!r}, not {value!r}. Prepare into '
-        'another folder, or give the config that it was prepared with.'
+        f'{folder} was prepared with {name} {there.get(name)!r}, not {value!r}; {DECIDES[name]}. '
+        f'Give what it was prepared with, or prepare again: {again(there)}.'
       )
+
+
+def again(there: Mapping) -> str:
+  """The command that prepares as many examples as a manifest says into another folder."""
+  numbers = ' '.join(f'--{name}={there.get(name)}' for name in ('count', 'shards'))
+  return f'python -m cdd.prepare --config=CONFIG --output=ANOTHER_FOLDER {numbers}'
+
+
+def refuse_other_data(folder: Path, there: Mapping, made_of: str | None) -> None:
+  """Refuses prepared examples that are not of the data that the run is given.
+
+  Args:
+    there: the manifest.
+    made_of: the place of that data, `config.data.source.made_of`; None if it is given none.
+
+  Raises:
+    UserError: names both places, and what to say of data that was moved.
+  """
+  source = there.get('source')
+  place = source.get('path') if isinstance(source, Mapping) else None
+  if made_of is None or (place and places.same(place, made_of)):
+    return
+  said = (
+    f'{folder} was prepared of {place or source}, and the run is given {made_of} by data=. Give '
+    f'data= as cdd.prepare was given it, or prepare again: {again(there)}.'
+  )
+  if place:
+    said += f' If that is where {place} was moved to, add --config.data.source.made_of={place}.'
+  raise UserError(said)
 
 
 def refuse_trained(config, params: Params) -> None:
@@ -296,7 +335,7 @@ def refuse_trained(config, params: Params) -> None:
 
 
 def check(config, source: prepared.Prepared, networks: Networks, params: Params) -> None:
-  """Refuses to train on examples that were made for another task, adapter or prior.
+  """Refuses to train on examples that were made for another task, adapter or prior, or other data.
 
   Raises:
     UserError: names what differs.
@@ -304,4 +343,6 @@ def check(config, source: prepared.Prepared, networks: Networks, params: Params)
   refuse_trained(config, params)
   fields = described(config, networks, params)
   wanted = {name: fields[name] for name in ('task', 'reads', 'encoders')}
-  refuse_other(Path(config.data.source.path), source.manifest, wanted)
+  folder = Path(config.data.source.path)
+  refuse_other(folder, source.manifest, wanted)
+  refuse_other_data(folder, source.manifest, config.data.source.get('made_of'))
