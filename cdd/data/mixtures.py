@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from cdd.data import transforms
+
 ROUND = 1000  # Items after which rounded shares repeat.
 
 
@@ -38,6 +40,14 @@ class Mixture:
     """Name -> why, of the examples of all parts that could not be used."""
     each = (getattr(part, 'skipped', {}) for part in self.parts)
     return {name: reason for reasons in each for name, reason in reasons.items()}
+
+  def pictures(self, count: int) -> int:
+    """Of how many different pictures the first `count` items are (`transforms.pictures`)."""
+    turns, rest = divmod(count, len(self._order))
+    drawn = [turns * share for share in self.shares]
+    for which in self._order[:rest]:
+      drawn[which] += 1
+    return sum(transforms.pictures(*pair) for pair in zip(self.parts, drawn, strict=True))
 
   def list_skipped(self, path: Path) -> None:
     """Lists what is damaged of every part in a file (`skips.Listing`)."""

@@ -138,6 +138,14 @@ def flip(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return {name: a[:, ::-1] for name, a in arrays.items()}
 
 
+def pictures(source, count: int) -> int:
+  """Of how many different pictures the first `count` examples of a source are, damage aside.
+
+  A source that does not say it, as `RandomCrops.pictures` does, has a picture for each example.
+  """
+  return source.pictures(count) if hasattr(source, 'pictures') else count
+
+
 class RandomCrops:
   """Endless crops of whole examples; `[i]` depends on the examples, the seed and i alone.
 
@@ -183,6 +191,11 @@ class RandomCrops:
   def list_skipped(self, path: Path) -> None:
     """Lists what is damaged in a file (`skips.Listing`), in worker processes too."""
     self._skips.list_in(path)
+
+  def pictures(self, count: int) -> int:
+    """Of how many different pictures the first `count` crops are, if none of them is damaged."""
+    firsts = (np.random.default_rng((self._seed, index)) for index in range(count))
+    return len({int(rng.integers(len(self._examples))) for rng in firsts})
 
   def __len__(self):
     return self._length

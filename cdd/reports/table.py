@@ -19,16 +19,17 @@ COLUMNS = (
   ('sampler', 'sampler', TEXT),
   ('updates', 'updates', ''),
   ('count', 'examples', ''),
+  ('pictures', 'of pictures', ''),
 )
 
 
 def table(rows: Sequence[Mapping]) -> str:
   """Rows of dicts as HTML, in a box that scrolls where the page is narrower than the table."""
-  best, shown = best_values(rows), of_rows(rows)
+  best, shown, columns = best_values(rows), of_rows(rows), columns_of(rows)
   lines, before = [], None
   for row in rows:
     cells = ''.join(
-      f'<td{kind}>{html.escape(_text(row.get(key)))}</td>' for key, _, kind in COLUMNS
+      f'<td{kind}>{html.escape(_text(row.get(key)))}</td>' for key, _, kind in columns
     )
     cells += ''.join(f'<td>{_value(row, name, best)}</td>' for name in shown)
     seconds = row['seconds_per_image']
@@ -36,7 +37,7 @@ def table(rows: Sequence[Mapping]) -> str:
     first = ' class="first"' if row['method'] != before else ''
     lines.append(f'<tr{first}>{cells}</tr>')
     before = row['method']
-  body = f'<thead><tr>{_headings(shown)}</tr></thead><tbody>{"".join(lines)}</tbody>'
+  body = f'<thead><tr>{_headings(columns, shown)}</tr></thead><tbody>{"".join(lines)}</tbody>'
   return f'<div class="scroll" tabindex="0"><table>{body}</table></div>'
 
 
@@ -47,8 +48,14 @@ def best_values(rows: Sequence[Mapping]) -> dict[str, float]:
   return {name: METRICS[name].better(found) for name, found in values.items() if found}
 
 
-def _headings(metrics: Mapping[str, Metric]) -> str:
-  words = [(heading, kind) for _, heading, kind in COLUMNS]
+def columns_of(rows: Sequence[Mapping]) -> list[tuple[str, str, str]]:
+  """COLUMNS, without that of the pictures where each example is one of its own."""
+  crops = any(row.get('pictures', row['count']) < row['count'] for row in rows)
+  return [column for column in COLUMNS if crops or column[0] != 'pictures']
+
+
+def _headings(columns: Sequence, metrics: Mapping[str, Metric]) -> str:
+  words = [(heading, kind) for _, heading, kind in columns]
   words += [(metric.heading, '') for metric in metrics.values()] + [('ms / image', '')]
   return ''.join(f'<th scope="col"{kind}>{html.escape(word)}</th>' for word, kind in words)
 

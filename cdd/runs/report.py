@@ -17,6 +17,7 @@ from cdd.metrics import GENERAL, METRICS, chosen, lpips, of_rows
 from cdd.metrics.metric import check as check_metric
 from cdd.reports import finding, grid, page, pictures, table
 from cdd.runs import shipped as beside
+from cdd.runs import streams
 from cdd.runs.evaluate import evaluate as measure
 from cdd.runs.objective import method_of
 from cdd.sampling.draw import check_steps
@@ -72,10 +73,11 @@ def evaluate(experiment, config, params, workdir: Path) -> list[dict]:
   settings, main = config.evaluation, jax.process_index() == 0
   batches = experiment.held_out(settings.count, settings.batch_size)
   rows, shown, metrics = [], {}, chosen(settings.get('metrics', GENERAL))
+  seen = experiment.held_out.pictures(settings.count)
   for entry in entries(experiment, config, params):
     row, images = measure(entry.sample, batches, metrics, first=pictures.EXAMPLES)
     fields = dict(steps=entry.steps, sampler=entry.sampler, updates=entry.updates)
-    rows.append(dict(method=entry.method, **fields, **row))
+    rows.append(dict(method=entry.method, **fields, **row, pictures=seen))
     if entry.steps and entry.drawn:
       shown[entry.method, entry.steps] = images
     if main:
@@ -233,6 +235,8 @@ def notes(config, rows: list[dict], rival: str | None) -> list[str]:
       f'{label_of(config)}, {what} of another: sampled with the {what} of another example and '
       'compared with its own truth. What this row loses is what the images owe to their own.'
     )
+  if said := streams.few(rows[0]['pictures'], count):
+    out.append(f'{said} What is measured on them says little about other pictures.')
   if count < MANY:
     out.append(
       f'{count} examples are few: small differences may be chance, and some distances depend on '

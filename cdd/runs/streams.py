@@ -15,12 +15,14 @@ from cdd.core import trees
 from cdd.core.errors import UserError
 from cdd.core.registry import make
 from cdd.core.words import counted
-from cdd.data import SOURCES, TASKS, cache, pipeline
+from cdd.data import SOURCES, TASKS, cache, pipeline, transforms
 from cdd.data.prepared import Prepared
 from cdd.data.tasks.task import Task
 from cdd.data.transforms import several
 from cdd.models.networks import Networks
 from cdd.training import sharding
+
+FEW = 50  # Of fewer held-out pictures a line says how many they are.
 
 
 class Stream(NamedTuple):
@@ -104,10 +106,34 @@ def dropout(settings) -> pipeline.Dropout:
   return pipeline.Dropout(*shares.values())
 
 
-def held_out(
-  config, tokenize: Callable, workdir: Path | None = None
-) -> Callable[[int, int], list[dict]]:
-  """(count, batch_size) -> the first held-out examples in fixed batches, alike for all seeds.
+class HeldOut(NamedTuple):
+  """The held-out examples of a run, alike for all seeds.
+
+  Attributes:
+    source: where they come from, in their order.
+    draw: (example, rng) -> dict of arrays.
+    tokenize: what reads captions.
+    finish: what completes a batch of arrays.
+  """
+
+  source: object
+  draw: Callable
+  tokenize: Callable
+  finish: Callable
+
+  def __call__(self, count: int, batch_size: int) -> list[dict]:
+    """The first `count` examples in fixed batches."""
+    settings = dict(batch_size=batch_size, seed=0, count=count)
+    drawn = pipeline.held_out(self.source, self.draw, self.tokenize, **settings)
+    return [self.finish(batch) for batch in drawn]
+
+  def pictures(self, count: int) -> int:
+    """Of how many different pictures the first `count` examples are."""
+    return transforms.pictures(self.source, count)
+
+
+def held_out(config, tokenize: Callable, workdir: Path | None = None) -> HeldOut:
+  """The held-out examples; if what is evaluated is of few pictures, a line says so.
 
   The source is made here, once: a folder's headers are read, and warned of, once per run.
 
@@ -122,17 +148,20 @@ def held_out(
       f'config.data.held_out is {source!r}, which holds no pictures to compare with; give the '
       'source that it was prepared of.'
     )
+  made = HeldOut(source, task.example, tokenize, finishing(task.finish))
   if settings := config.evaluation:  # A mistake there must not cost a training.
-    settings = dict(count=settings.count, batch_size=settings.batch_size)
-    pipeline.check_held_out(source, **settings)
-  finish = finishing(task.finish)
+    count = settings.count
+    pipeline.check_held_out(source, batch_size=settings.batch_size, count=count)
+    if jax.process_index() == 0 and (said := few(made.pictures(count), count)):
+      print(f'{said} Metrics of {source!r} say little about other pictures.', flush=True)
+  return made
 
-  def batches(count: int, batch_size: int) -> list[dict]:
-    settings = dict(batch_size=batch_size, seed=0, count=count)
-    drawn = pipeline.held_out(source, task.example, tokenize, **settings)
-    return [finish(batch) for batch in drawn]
 
-  return batches
+def few(pictures: int, count: int) -> str:
+  """A sentence on held-out examples that are crops of few pictures; empty if they are not."""
+  if not pictures < min(count, FEW):
+    return ''
+  return f'The {count} held-out examples are crops of no more than {counted(pictures, "picture")}.'
 
 
 def of_one_size(spec) -> dict:

@@ -47,6 +47,15 @@ def test_the_page_opens_with_the_finding_and_fits_a_narrow_screen(report):
   assert text.index('<div class="scroll"') < text.index('<table>')
 
 
+def test_the_table_says_of_how_many_pictures_the_examples_are_where_they_are_fewer(report, rows):
+  heading = '>of pictures</th>'
+  assert heading not in report()
+  assert heading not in report(rows=[dict(rows('ours', 1), pictures=128)])
+  few = [dict(rows('ours', 1), pictures=2), rows('finetune (shipped)', 1)]
+  text = report(rows=few)
+  assert heading in text and '<td>128</td><td>2</td>' in text and '<td>128</td><td>–</td>' in text
+
+
 def test_every_picture_says_in_words_what_it_shows(report):
   (alt,) = re.findall(r'<img alt="([^"]*)"', report())
   assert alt == ('The first 2 held-out examples, one in each row. Columns: ours at 1 step, truth.')

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from cdd.core import cli
 from cdd.core.errors import UserError
 from cdd.metrics import METRICS
 from cdd.runs import report, streams
@@ -58,6 +59,15 @@ def test_a_metric_measures_the_least_images_that_it_says_and_one_pixel_less_is_r
 def test_what_the_held_out_examples_cannot_give_is_refused(wrong, said):
   with pytest.raises(UserError, match=said):
     check(**wrong)
+
+
+def test_the_report_says_beside_its_table_of_how_few_pictures_the_examples_are():
+  config = cli.load(cli.find('super_resolution'), 'tiny,data=photos')
+  row = dict(method='ours', steps=1, count=128, psnr=20.0)
+  said = 'The 128 held-out examples are crops of no more than 2 pictures. What is measured on them'
+  assert any(note.startswith(said) for note in report.notes(config, [dict(row, pictures=2)], None))
+  every = report.notes(config, [dict(row, pictures=128)], None)
+  assert not any('are crops of' in note for note in every)
 
 
 @pytest.mark.parametrize('count', [6, 12])

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from cdd.data import images
+from cdd.core.registry import make
+from cdd.data import SOURCES, images, transforms
 from cdd.runs import streams
 
 
@@ -28,6 +29,45 @@ def test_the_headers_of_held_out_images_are_read_and_warned_of_once_per_run(
   assert sum('broken.png' in record.getMessage() for record in caplog.records) == 1
   for again in previews[1:]:
     np.testing.assert_array_equal(again[1]['image'], previews[0][1]['image'])
+
+
+def test_how_few_pictures_the_held_out_examples_are_of_is_said_before_the_training(
+  tmp_path, capsys
+):
+  for index in range(12):
+    Image.effect_noise((20, 20), 80).convert('RGB').save(tmp_path / f'{index}.png')
+  source = dict(name='image_folder', path=str(tmp_path), size=8, part='test')
+  evaluation = SimpleNamespace(count=128, batch_size=32)
+  data = SimpleNamespace(task=dict(name='text_to_image'), held_out=source)
+  held_out = streams.held_out(SimpleNamespace(data=data, evaluation=evaluation), None)
+  (line,) = capsys.readouterr().out.splitlines()
+  assert line.startswith(
+    'The 128 held-out examples are crops of no more than 1 picture. Metrics of'
+  )
+  assert held_out.pictures(128) == 1
+  data.held_out = dict(source, part=None)
+  held_out = streams.held_out(SimpleNamespace(data=data, evaluation=evaluation), None)
+  assert 'no more than 12 pictures' in capsys.readouterr().out
+  drawn = [held_out.source[index]['image'].tobytes() for index in range(128)]
+  assert held_out.pictures(128) == 12 and len({*drawn}) > 12
+  data.held_out = dict(name='scenes', size=8)
+  streams.held_out(SimpleNamespace(data=data, evaluation=evaluation), None)
+  assert not capsys.readouterr().out
+
+
+def test_pictures_are_counted_as_they_are_drawn(tmp_path):
+  for index in range(12):
+    colour = (20 * index, 0, 0)
+    Image.new('RGB', (8, 8), colour).save(tmp_path / f'{index:02}.png')
+  spec = dict(name='image_folder', path=str(tmp_path), size=8)
+  folder = make(SOURCES, spec, 'source')
+  for count in (1, 5, 40):
+    colours = {tuple(folder[index]['image'][0, 0]) for index in range(count)}
+    assert transforms.pictures(folder, count) == len(colours)
+  scenes = dict(name='scenes', size=8)
+  mixture = make(SOURCES, dict(name='mixture', sources=(spec, scenes), weights=(1, 3)), 'source')
+  taken = [folder[index]['image'][0, 0] for index in range(10)]
+  assert transforms.pictures(mixture, 40) == 30 + len({tuple(each) for each in taken})
 
 
 def test_damaged_examples_are_listed_and_counted_in_the_workdir(tmp_path):
