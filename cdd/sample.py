@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from cdd.core import cli, files
+from cdd.core import cli, files, interrupts
 from cdd.core.cli import FLAGS
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
@@ -154,14 +154,15 @@ def run(settings: Mapping[str, Any]) -> None:
     for path, image, mask in zip(*pairs.values(), strict=True)
     if paths
   ]
-  images = pipeline(
-    given['prompt'],
-    conditions or None,
-    negative=given['negative'],
-    seeds=given['seeds'],
-    size=size and tuple(size),
-    **how._asdict(),
-  )
+  with interrupts.compiling('the model'):
+    images = pipeline(
+      given['prompt'],
+      conditions or None,
+      negative=given['negative'],
+      seeds=given['seeds'],
+      size=size and tuple(size),
+      **how._asdict(),
+    )
   common = {name: settings[name] for name in OF_MODEL} | how._asdict()
   common['size'] = list(images.shape[1:3])
   rows = []

@@ -14,7 +14,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from cdd.core import files, hosts, runtime
+from cdd.core import files, hosts, interrupts, runtime
 from cdd.core.errors import UserError
 from cdd.core.registry import named
 
@@ -32,6 +32,7 @@ def run(main: Callable[[], None]) -> None:
         raise UserError(f'Unexpected arguments {arguments[1:]}; every option starts with --.')
       logging.set_verbosity(logging.WARNING)
       leave_out_noise()
+      interrupts.watch()
       runtime.configure()
       main()
     except UserError as error:

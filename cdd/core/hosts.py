@@ -12,12 +12,12 @@ import jax
 from jax._src import distributed  # The coordinator's table of keys has no public name.
 from jax.experimental import multihost_utils
 
+from cdd.core import interrupts
 from cdd.core.errors import UserError
 
 GONE = 25.0  # Seconds without a sign of life after which a process counts as gone.
 # The exit code of a run that a signal stopped and that was saved: EX_TEMPFAIL of sysexits.h.
 RESUMES = 75
-STOPPING = b'\nStopping: this step is saved, then the run ends. Once more ends it at once.\n'
 
 
 def join(coordinator: str | None, count: int | None, index: int | None) -> None:
@@ -130,24 +130,34 @@ def leave(message: str | None) -> None:
 
 
 class Stop:
-  """Turns the first SIGTERM or Ctrl-C of any process into a request to save and leave."""
+  """Turns the first SIGTERM or Ctrl-C of any process into a request to save and leave.
+
+  Of a single process it does so from its first step on. Before it there is nothing to save, and the
+  signal ends the process, also in the middle of a compilation (`interrupts.watch`).
+  """
 
   def __init__(self):
-    self._asked = False
+    self._asked = self._begun = False
 
   def reached(self, step: int) -> bool:
     """Whether to stop after this step: the same on all processes, which all ask at every step."""
     if jax.process_count() == 1:
+      if not self._begun:
+        self._begun = True
+        interrupts.saving(True)
       return self._asked
     return multihost_utils.reached_preemption_sync_point(step)
 
   def __enter__(self):
     several = jax.process_count() > 1
+    interrupts.saving(several)
 
     def ask(number, frame):
+      if not (several or self._begun):
+        interrupts.interrupted(number, frame)
       self._asked = True
-      os.write(2, STOPPING)
-      signal.signal(number, signal.SIG_DFL)
+      interrupts.stopping()
+      interrupts.heed(number)
       if several:  # Jax listens to SIGTERM, and tells the others.
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -160,5 +170,6 @@ class Stop:
     return self
 
   def __exit__(self, *_):
+    interrupts.saving(False)
     for number, handler in self._old.items():
       signal.signal(number, handler)

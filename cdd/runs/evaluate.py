@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
+from cdd.core import interrupts
 from cdd.core.errors import UserError
 from cdd.metrics.metric import Metric
 
@@ -16,6 +17,8 @@ def evaluate(
   metrics: Mapping[str, Metric],
   *,
   first: int = 8,
+  what: str = 'the sampler',
+  say: Callable[[str], None] | None = None,
 ) -> tuple[dict, np.ndarray]:
   """Samples every batch once and compares with the truth.
 
@@ -23,6 +26,7 @@ def evaluate(
     sample: (batch, its number) -> images [b, H, W, 3] in [0, 1].
     batches: dicts with `image`, the truth, and what the metrics read.
     first: how many images to return for the picture.
+    what, say: what a line calls the sampler while it is compiled, and what prints that.
 
   Returns:
     The result of every metric by its name, with seconds_per_image and count; the first images.
@@ -30,7 +34,8 @@ def evaluate(
   Raises:
     UserError: a sample is not finite.
   """
-  jax.block_until_ready(sample(batches[0], 0))  # Compiles; not timed.
+  with interrupts.compiling(what, say):
+    jax.block_until_ready(sample(batches[0], 0))  # Not timed.
   states = {name: metric.init() for name, metric in metrics.items()}
   seconds, count, shown = 0.0, 0, []
   for number, batch in enumerate(batches):

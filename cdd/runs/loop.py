@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cdd.core import files, hosts
+from cdd.core import files, hosts, interrupts
 from cdd.core.errors import UserError
 from cdd.reports import grid
 from cdd.runs import config as configs
@@ -113,6 +113,7 @@ class Loop:
 
   def __init__(self, experiment, config, log, bar):
     self._experiment, self._config, self._log, self._bar = experiment, config, log, bar
+    self._say = bar.write if log else None
     self._newest = self._pending = None
     self._waited = self._began = 0.0
 
@@ -122,7 +123,8 @@ class Loop:
     if self._idle():
       self._waited += time.perf_counter() - now
     batch = sharding.put_batch(batch, self._experiment.mesh)
-    state, metrics = self._experiment.step(state, batch)
+    with interrupts.compiling('the training step', self._say):
+      state, metrics = self._experiment.step(state, batch)
     self._newest = step, metrics
     if step % self._config.log.every == 0:
       self.flush()
@@ -186,7 +188,8 @@ class Loop:
     if not every or (step % every and step != self._config.steps):
       return {}
     self.settle()
-    columns, score = report.preview(self._experiment, self._config, state.evaluated)
+    with interrupts.compiling('the previews', self._say):
+      columns, score = report.preview(self._experiment, self._config, state.evaluated)
     self._began = 0.0
     if self._log:
       picture = grid.grid(columns)

@@ -13,7 +13,7 @@ from array_record.python import array_record_module
 from safetensors.numpy import save
 from tqdm import tqdm
 
-from cdd.core import files, places, trees
+from cdd.core import files, interrupts, places, trees
 from cdd.core.errors import UserError
 from cdd.core.types import Array, Params
 from cdd.data import cache, pipeline, prepared
@@ -88,7 +88,10 @@ def run(config, folder: Path, *, count: int, shards: int, batch_size: int) -> No
   bounds = prepared.bounds(count, shards)
   mine = range(jax.process_index(), shards, jax.process_count())
   total = sum(bounds[index + 1] - bounds[index] for index in mine)
-  with tqdm(total=total, desc='preparing', unit='example', dynamic_ncols=True) as bar:
+  with (
+    tqdm(total=total, desc='preparing', unit='example', dynamic_ncols=True) as bar,
+    interrupts.compiling('the encoders', bar.write),
+  ):
     for index in mine:
       path = folder / prepared.shard(index, shards)
       with alone(path):

@@ -11,6 +11,7 @@ import numpy as np
 
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
+from cdd.core.words import counted
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.metrics import GENERAL, METRICS, chosen, lpips, of_rows
@@ -75,7 +76,9 @@ def evaluate(experiment, config, params, workdir: Path) -> list[dict]:
   rows, shown, metrics = [], {}, chosen(settings.get('metrics', GENERAL))
   seen = experiment.held_out.pictures(settings.count)
   for entry in entries(experiment, config, params):
-    row, images = measure(entry.sample, batches, metrics, first=pictures.EXAMPLES)
+    what = entry.method + (f' at {counted(entry.steps, "step")}' if entry.steps else '')
+    shows = dict(first=pictures.EXAMPLES, what=what, say=print if main else None)
+    row, images = measure(entry.sample, batches, metrics, **shows)
     fields = dict(steps=entry.steps, sampler=entry.sampler, updates=entry.updates)
     rows.append(dict(method=entry.method, **fields, **row, pictures=seen))
     if entry.steps and entry.drawn:

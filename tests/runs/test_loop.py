@@ -38,7 +38,7 @@ def test_a_late_batch_counts_as_waiting_only_if_the_device_has_nothing_to_do(don
     step=lambda state, batch: (state, dict(loss=value, grad_norm=value)),
   )
   log = SimpleNamespace(scalars=lambda step, values: logged.append(values))
-  bar = SimpleNamespace(n=0, update=lambda count: None, set_postfix=lambda values: None)
+  bar = SimpleNamespace(n=0, **dict.fromkeys(('update', 'set_postfix', 'write'), lambda _: None))
   loop = loops.Loop(experiment, CONFIG, log, bar)
   for step in range(1, 6):
     loop.step(None, step)
