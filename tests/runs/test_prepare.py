@@ -10,13 +10,14 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import torch_pipelines
 from array_record.python import array_record_module
 from ml_collections import ConfigDict
 from PIL import Image
 from safetensors.numpy import save
 
 from cdd.core.errors import UserError
-from cdd.core.registry import bind
+from cdd.core.registry import bind, make
 from cdd.data import SOURCES
 from cdd.data.prepared import shard
 from cdd.runs import loop, prepare, streams
@@ -65,6 +66,30 @@ def test_a_run_on_prepared_examples_learns_what_one_that_encodes_on_the_way_lear
   assert len(found) == 2 and np.isfinite(found).all()
   np.testing.assert_allclose(found, expected, rtol=5e-3)  # Half precision; another example: 10 %.
   assert expected[0] != expected[1]
+
+
+def test_a_model_of_two_text_encoders_learns_alike_from_prepared_crops(tmp_path):
+  made = torch_pipelines.parts(tmp_path, 'sdxl')
+  pipeline = torch_pipelines.folder_of(made, tmp_path)
+  config = tiny.load('super_resolution.py:tiny,method=finetune', pipeline)
+  config.evaluation, config.data.caption_dropout = None, 0.5
+  config.data.source.length = COUNT
+  prepare.run(config, tmp_path / 'ahead', count=COUNT, shards=1, batch_size=4)
+  examples = source(tmp_path / 'ahead')
+  first = examples[0]
+  assert {name: array.shape for name, array in first['text'].items()} == dict(
+    states=(torch_pipelines.LENGTH, torch_pipelines.WIDTHS['sdxl']), pooled=(20,)
+  )
+  crops = make(SOURCES, config.data.source, 'source')
+  assert len({tuple(examples[i]['sizes']) for i in range(COUNT)}) > 5
+  np.testing.assert_array_equal(first['sizes'], crops[0]['sizes'])
+  assert not any(array.any() for array in examples.no_prompt('').values())  # As diffusers has it.
+  expected = losses(config, tmp_path / 'online')
+  ahead = config.copy_and_resolve_references()
+  ahead.data.source = dict(name='prepared', path=str(tmp_path / 'ahead'))
+  found = losses(ahead, tmp_path / 'run')
+  assert len(found) == 2 and np.isfinite(found).all() and expected[0] != expected[1]
+  np.testing.assert_allclose(found, expected, rtol=5e-3)  # Half precision.
 
 
 def test_a_source_is_random_access_in_the_order_of_the_config_and_crosses_processes(prior, folder):
