@@ -80,12 +80,24 @@ def test_a_workdir_of_another_config_is_refused_with_the_fields_that_differ(conf
     loop.run(config, tmp_path)
   assert 'seed: 0 there, 3 now' in str(error.value)
   assert 'optimizer.learning_rate: 0.001 there, 0.25 now' in str(error.value)
+  assert str(error.value).endswith(f'or give another --workdir, such as {tmp_path}_2.')
 
 
-def test_how_a_run_is_logged_and_evaluated_may_change(config, tmp_path):
-  loop.run(config, tmp_path)
+def test_the_same_workdir_again_says_in_one_line_what_becomes_of_the_run(config, tmp_path, capsys):
+  workdir = tmp_path / 'depth_tiny'
+  loop.run(config, workdir)
+  assert 'has a run' not in capsys.readouterr().out
+  loop.run(config, workdir)
   config.log.every = 2
-  loop.run(config, tmp_path)
+  loop.run(config, workdir)
+  same, changed = [line for line in capsys.readouterr().out.splitlines() if 'has a run' in line]
+  said = f'{workdir} has a run at step 2 of 2, which has ended and is measured again'
+  assert same == f'{said}; another --workdir is another run.'
+  assert changed == f'{said}, with log.every=2 (was 1); another --workdir is another run.'
+  (tmp_path / 'depth_tiny_2').mkdir()
+  config.seed = 7  # Any other option under the same name is refused, with a name that is free.
+  with pytest.raises(UserError, match=r'\(seed: 0 there, 7 now\).*such as .*/depth_tiny_3[.]$'):
+    loop.run(config, workdir)
 
 
 def test_a_missing_prior_is_named(config, tmp_path):

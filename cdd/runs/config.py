@@ -1,5 +1,6 @@
 """Owns what a workdir says of its config: written once, compared when a run goes on."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -81,8 +82,14 @@ def refuse(changed: list[tuple], workdir: Path) -> None:
   key, old, _ = changed[0]
   raise UserError(
     f'{workdir} belongs to a run with another config ({"; ".join(shown)}). Set what differs back, '
-    f'as with --config.{key}={old}, or give another --workdir.'
+    f'as with --config.{key}={old}, or give another --workdir, such as {unused(workdir)}.'
   )
+
+
+def unused(workdir: Path) -> Path:
+  """The first of NAME_2, NAME_3, ... that is not there."""
+  names = (workdir.with_name(f'{workdir.name}_{number}') for number in itertools.count(2))
+  return next(path for path in names if not path.exists())
 
 
 def differences(old, new, prefix=''):

@@ -83,8 +83,8 @@ def fit(experiment, config, workdir: Path, changed: str = ''):
     start, main = int(state.step), jax.process_index() == 0
     if position is not None:
       experiment.batches.set_state(position)
-    if changed and main:
-      print(f'Going on from step {start} with {changed}.', flush=True)
+    if start and main:
+      print(resumed(workdir, start, config.steps, changed), flush=True)
     log = stack.enter_context(writers.Writer(workdir, step=start)) if main else None
     bar = dict(desc=config.name, total=config.steps, initial=start, dynamic_ncols=True)
     bar = stack.enter_context(tqdm(**bar, disable=not main))
@@ -102,7 +102,20 @@ def fit(experiment, config, workdir: Path, changed: str = ''):
         if main:
           bar.write(f'Stopped after step {step}; the same command resumes there.')
         return None
+    if main and (said := loop.said_of_waiting()):
+      bar.write(said)
   return state
+
+
+def resumed(workdir: Path, start: int, steps: int, changed: str) -> str:
+  """What becomes of a run that was there already: it goes on, or is only measured again.
+
+  Args:
+    changed: how the config differs from the one before, in words.
+  """
+  said = f'{workdir} has a run at step {start} of {steps}, which '
+  said += 'goes on' if start < steps else 'has ended and is measured again'
+  return f'{said}{f", with {changed}" if changed else ""}; another --workdir is another run.'
 
 
 class Loop:
@@ -116,6 +129,7 @@ class Loop:
     self._say = bar.write if log else None
     self._newest = self._pending = None
     self._waited = self._began = 0.0
+    self._all_waited = self._all_elapsed = 0.0  # In the intervals that were timed.
 
   def step(self, state, step: int):
     now = time.perf_counter()
@@ -151,11 +165,19 @@ class Loop:
       elapsed = now - self._began
       rate = self._config.log.every / elapsed
       values.update(steps_per_second=rate, waiting=waited / elapsed)
+      self._all_waited, self._all_elapsed = self._all_waited + waited, self._all_elapsed + elapsed
     self._began = now
     if self._log:
       self._log.scalars(step, values)
     shown = [name for name in method_of(self._config).plots if name in values]
     self._bar.set_postfix({name: f'{values[name]:.4f}' for name in shown})
+
+  def said_of_waiting(self) -> str:
+    """The share of the time of the steps in which they waited for data; empty if none was timed."""
+    if not self._all_elapsed:
+      return ''
+    share = self._all_waited / self._all_elapsed
+    return f'Steps waited for data in {share:.2%} of the {self._all_elapsed:.0f} s that were timed.'
 
   def settle(self) -> None:
     """Flushes, and makes sure of the newest step, so that nothing broken is saved."""

@@ -44,3 +44,13 @@ def test_a_late_batch_counts_as_waiting_only_if_the_device_has_nothing_to_do(don
     loop.step(None, step)
   share = logged[-1]['waiting']
   assert share > 0.5 if done else share == 0
+  said = loop.said_of_waiting()
+  shares = [row['waiting'] for row in logged if 'waiting' in row]
+  percent = float(said.removeprefix('Steps waited for data in ').partition('%')[0])
+  assert 100 * min(shares) - 0.01 <= percent <= 100 * max(shares) + 0.01 and said.endswith('timed.')
+
+
+def test_a_run_without_a_timed_interval_says_nothing_of_waiting():
+  experiment = SimpleNamespace(batches=late_batches())
+  bar = SimpleNamespace(write=str)
+  assert loops.Loop(experiment, CONFIG, None, bar).said_of_waiting() == ''

@@ -51,8 +51,8 @@ def test_a_run_goes_on_with_more_steps_and_other_hardware_and_says_what_changed(
   config.model.remat, config.mesh.fsdp, config.log.every = True, -1, 2
   config.mesh.data = 1
   loop.run(config, workdir)
-  (line,) = [line for line in capsys.readouterr().out.splitlines() if 'Going on' in line]
-  assert line.startswith('Going on from step 3 with ')
+  (line,) = [line for line in capsys.readouterr().out.splitlines() if 'has a run' in line]
+  assert line.startswith(f'{workdir} has a run at step 3 of 7, which goes on, with ')
   for part in (
     'steps=7 (was 6)',
     'data.threads=1 (was',
