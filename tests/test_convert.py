@@ -238,7 +238,8 @@ ONLY_ADAPTER = (('adapter[.].*', 'train'), ('.*', 'freeze'))
 def test_a_full_parameter_run_becomes_a_pipeline_and_its_adapter(prior, tmp_path):
   folder, params = run(prior, tmp_path / 'run', 'controlnet', **HINTS)
   what = convert(str(folder), tmp_path / 'out')
-  assert what == 'StableDiffusionPipeline, and ControlNetModel in controlnet/'
+  both = 'StableDiffusionPipeline, and ControlNetModel in controlnet/'
+  assert what == f'{both}, without which it draws from text alone'
   expect(strict(reference.UNet2DConditionModel, tmp_path / 'out' / 'unet'), params, 'unet')
   control = strict(reference.ControlNetModel, tmp_path / 'out' / 'controlnet')
   expect(control, params, 'adapter')

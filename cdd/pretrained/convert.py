@@ -93,4 +93,5 @@ def of_run(found: locate.Found, target: Path, *, dtype, max_shard_size: int) -> 
   name = diffusers.new_index(pipeline)['_class_name']
   if not adapter:
     return name
-  return f'{name}, and {adapter_folders.LAYOUTS[spec.name].kind} in {spec.name}/'
+  kind = adapter_folders.LAYOUTS[spec.name].kind
+  return f'{name}, and {kind} in {spec.name}/, without which it draws from text alone'

@@ -89,4 +89,6 @@ def timesteps(fields: Mapping[str, Any]) -> times.Timesteps:
 def of_run(fields: Mapping[str, Any]) -> dict[str, Any]:
   """The fields with which diffusers samples a model as we do: DDIM by `Timesteps()`."""
   ours = dict(timestep_spacing='trailing', set_alpha_to_one=True, clip_sample=False)
+  # 'trailing' does not read it; of any other number the pipelines of diffusers warn.
+  ours['steps_offset'] = 1
   return {**fields, '_class_name': 'DDIMScheduler', **ours}

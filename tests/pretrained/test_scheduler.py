@@ -1,10 +1,13 @@
 """scheduler_config.json: the noise is the reference's, and what is not followed is refused."""
 
 import json
+import shutil
+import warnings
 
 import diffusers as reference
 import numpy as np
 import pytest
+import tiny
 
 from cdd.core.errors import UserError
 from cdd.diffusion import schedules
@@ -51,3 +54,21 @@ def test_a_scheduler_that_is_not_followed_is_refused_by_name(fields, message, tm
   (tmp_path / 'scheduler' / 'scheduler_config.json').write_text(json.dumps(fields))
   with pytest.raises(UserError, match=f'scheduler_config.json: .*{message}'):
     scheduler.read(tmp_path / 'scheduler')
+
+
+def test_a_converted_run_is_loaded_without_a_warning_and_sampled_at_the_same_times(prior, tmp_path):
+  def times_and_warnings(fields):
+    folder = shutil.copytree(prior, tmp_path / str(len(fields)))
+    (folder / 'scheduler' / 'scheduler_config.json').write_text(json.dumps(fields))
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter('always')
+      pipeline = reference.DiffusionPipeline.from_pretrained(folder)
+    pipeline.scheduler.set_timesteps(4)
+    said = [w for w in caught if 'steps_offset' in str(w.message)]
+    return pipeline.scheduler.timesteps.tolist(), len(said)
+
+  fields = scheduler.of_run(tiny.SCHEDULER)
+  ours, none = times_and_warnings(fields)
+  del fields['steps_offset']
+  theirs, some = times_and_warnings(fields)
+  assert (none, some) == (0, 1) and ours == theirs == [999, 749, 499, 249]
