@@ -397,6 +397,7 @@ def test_the_command_says_how_many_examples_it_skipped_and_where_they_are_listed
     noise.save(tmp_path / 'photos' / f'{number}.jpg')
     (tmp_path / 'photos' / f'{number}.txt').write_text('noise')
   options = ['--count=4', '--shards=1', '--batch_size=4', f'--config.prior.path={prior}']
+  options.append(f'--config.data.source.size={tiny.SIZE}')
   config = ['cdd.prepare', '--config=super_resolution:tiny,data=photos', *options]
   (whole,) = commands.run([[*config, '--output=whole']], cwd=tmp_path)
   assert whole.code == 0, whole.err[-2000:]
