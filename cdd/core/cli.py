@@ -38,8 +38,9 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
       sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-      print('error: interrupted', file=sys.stderr)
-      sys.exit(130)
+      text, code = interrupts.end()
+      print(text, file=sys.stderr)
+      sys.exit(code)
     except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
       os._exit(1)
     except OSError as error:

@@ -18,6 +18,7 @@ from cdd.core.errors import UserError
 GONE = 25.0  # Seconds without a sign of life after which a process counts as gone.
 # The exit code of a run that a signal stopped and that was saved: EX_TEMPFAIL of sysexits.h.
 RESUMES = 75
+UNTRAINED = 'Stopped before a step was made; the same command starts there again.', RESUMES
 
 
 def join(coordinator: str | None, count: int | None, index: int | None) -> None:
@@ -144,6 +145,7 @@ class Stop:
     if jax.process_count() == 1:
       if not self._begun:
         self._begun = True
+        interrupts.ends_as(*interrupts.INTERRUPTED)
         interrupts.saving(True)
       return self._asked
     return multihost_utils.reached_preemption_sync_point(step)
@@ -151,6 +153,7 @@ class Stop:
   def __enter__(self):
     several = jax.process_count() > 1
     interrupts.saving(several)
+    interrupts.ends_as(*interrupts.INTERRUPTED if several else UNTRAINED)
 
     def ask(number, frame):
       if not (several or self._begun):
@@ -169,7 +172,9 @@ class Stop:
       self._old |= {signal.SIGTERM: signal.SIG_DFL} if several else {}
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, kind, *_):
     interrupts.saving(False)
+    if kind is not KeyboardInterrupt:  # Which has not ended the process yet.
+      interrupts.ends_as(*interrupts.INTERRUPTED)
     for number, handler in self._old.items():
       signal.signal(number, handler)

@@ -16,10 +16,13 @@ from jax import monitoring
 GRACE = 1.0  # Seconds in which Python may react to a signal before it counts as held up.
 SILENT = 5.0  # Seconds after which a compilation is said.
 STOPPING = b'\nStopping: this step is saved, then the run ends. Once more ends it at once.\n'
+# How a process ends by a signal: what it says, and its exit code.
+INTERRUPTED = 'error: interrupted', 130
+_ends = [INTERRUPTED]
 _heeded = threading.Event()  # Python has reacted to the last signal.
 _saving = threading.Event()  # There is something to save, for which a first signal waits.
 _told = threading.Event()  # That it waits was said.
-_shown: list[tuple[str, Callable]] = []  # What is said of a compilation, and how.
+_shown: list[Callable[[], None]] = []  # What says that there is a compilation.
 _timers: dict[str, threading.Timer] = {}  # Name of a program that is being compiled -> its line.
 LOWERED = '/jax/core/compile/jaxpr_to_mlir_module_duration'  # What jax says before a compilation
 COMPILED = '/jax/core/compile/backend_compile_duration'  # and after it.
@@ -61,6 +64,16 @@ def saving(active: bool) -> None:
   _told.clear()
 
 
+def ends_as(text: str, code: int) -> None:
+  """Sets how this process ends by a signal that does not wait."""
+  _ends[0] = text, code
+
+
+def end() -> tuple[str, int]:
+  """What this process says when a signal ends it, and its exit code."""
+  return _ends[0]
+
+
 def stopping() -> None:
   """Says once that the run ends as soon as its step is saved."""
   if not _told.is_set():
@@ -94,10 +107,11 @@ def _held_up(reader: int, seconds: float | None) -> tuple[bool, bool]:
 
 def _end() -> None:
   """Ends the process and those that it started; what is written is whole or not there."""
-  os.write(2, b'\nerror: interrupted\n')
+  text, code = end()
+  os.write(2, f'\n{text}\n'.encode())
   for child in multiprocessing.active_children():
     child.kill()
-  os._exit(130)
+  os._exit(code)
 
 
 def to_stderr(text: str) -> None:
@@ -106,7 +120,7 @@ def to_stderr(text: str) -> None:
 
 @contextlib.contextmanager
 def compiling(what: str, say: Callable[[str], None] | None = to_stderr) -> Iterator[None]:
-  """Within it a line says that a program is compiled, if that takes long.
+  """Within it one line says that a program is compiled, if that takes long.
 
   Args:
     what: the program, in words.
@@ -116,7 +130,13 @@ def compiling(what: str, say: Callable[[str], None] | None = to_stderr) -> Itera
     yield
     return
   _listeners()
-  _shown.append((f'Compiling {what} ...', say))
+  lines = [f'Compiling {what} ...']
+
+  def once() -> None:
+    while lines:
+      say(lines.pop())
+
+  _shown.append(once)
   try:
     yield
   finally:
@@ -134,8 +154,7 @@ def _on_event(event: str, seconds: float, *, fun_name: str = '', **_) -> None:
   """Hears that a program was lowered, after which it is compiled, or that it was compiled."""
   del seconds
   if event == LOWERED and _shown:
-    text, say = _shown[-1]
-    timer = _timers[fun_name] = threading.Timer(SILENT, say, [text])
+    timer = _timers[fun_name] = threading.Timer(SILENT, _shown[-1])
     timer.daemon = True
     timer.start()
   elif event == COMPILED and fun_name in _timers:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from cdd.core import interrupts
+from cdd.core import hosts, interrupts
 
 # A wait for a lock of C holds Python up as a compilation does, and no signal ends it.
 HELD_UP = """
@@ -40,6 +40,18 @@ with hosts.Stop() as stop:
   stop.reached(1)
   hold(20)
 """,
+  command="""
+from cdd.core import cli
+cli.run(lambda: print('held', flush=True) or time.sleep(20))
+""",
+  run="""
+from cdd.core import cli
+def main():
+  with hosts.Stop():
+    print('held', flush=True)
+    time.sleep(20)
+cli.run(main)
+""",
   sigterm='with hosts.Stop(): hold(20)',
 )
 
@@ -59,11 +71,26 @@ def ended(code, signals):
   return process.returncode, time.monotonic() - began, out, err
 
 
-@pytest.mark.parametrize('case', ['compiling', 'first_step', 'sigterm'])
-def test_one_signal_ends_what_has_nothing_to_save_also_while_compiled_code_runs(case):
+@pytest.mark.parametrize(
+  ('case', 'text', 'code'),
+  [
+    ('compiling', *interrupts.INTERRUPTED),
+    ('first_step', *hosts.UNTRAINED),
+    ('sigterm', *hosts.UNTRAINED),
+  ],
+)
+def test_one_signal_ends_what_has_nothing_to_save_also_while_compiled_code_runs(case, text, code):
   number = signal.SIGTERM if case == 'sigterm' else signal.SIGINT
-  code, seconds, _, err = ended(CASES[case], [number])
-  assert code == 130 and seconds < 10 and err == '\nerror: interrupted\n'
+  found, seconds, _, err = ended(CASES[case], [number])
+  assert found == code and seconds < 10 and err == f'\n{text}\n'
+  assert hosts.UNTRAINED[1] == hosts.RESUMES
+
+
+@pytest.mark.parametrize('case', ['command', 'run'])
+def test_a_command_that_python_itself_ends_says_so_alike(case):
+  code, _, _, err = ended(CASES[case], [signal.SIGINT])
+  text, expected = interrupts.INTERRUPTED if case == 'command' else hosts.UNTRAINED
+  assert code == expected and err == f'{text}\n'
 
 
 def test_what_python_can_end_itself_is_cleaned_up():
