@@ -10,6 +10,7 @@ import grain
 import numpy as np
 from safetensors.numpy import load, save
 
+from cdd.core import places
 from cdd.core.errors import UserError
 from cdd.core.registry import fits
 from cdd.core.words import counted
@@ -153,7 +154,7 @@ def manifest(folder: Path) -> dict:
     fields = json.loads(path.read_text())
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(
-      f'{folder} holds no prepared examples: there is no {path}. Make them by python -m '
+      f'{folder} holds no prepared examples: {places.missing(path)}. Make them by python -m '
       'cdd.prepare.'
     ) from error
   except (OSError, ValueError, RecursionError) as error:

@@ -412,6 +412,11 @@ def test_the_command_says_how_many_examples_it_skipped_and_where_they_are_listed
 def test_a_folder_without_examples_is_named(tmp_path):
   with pytest.raises(UserError, match='holds no prepared examples: there is no .*manifest.json'):
     source(tmp_path)
+  (tmp_path / 'depth_ahead').mkdir()
+  with pytest.raises(
+    UserError, match="there is no '.*/dept_ahead'; .* holds 'depth_ahead'[.] Make"
+  ):
+    source(tmp_path / 'dept_ahead')
 
 
 def in_buckets(prior, folder):
