@@ -36,6 +36,7 @@ DECIDES = dict(
   encoders='the weights at config.prior decide it',
   count='--count says it',
   shards='--shards says it',
+  buckets='config.data.source.size and the pictures decide how many have each size',
 )
 
 

@@ -170,7 +170,7 @@ def test_what_is_refused_is_said_with_the_field_that_decides_it_and_the_command_
     loop.run(ahead, tmp_path / 'run')
   assert 'config.model.adapter decides what is read of an example' in str(error.value)
   assert str(error.value).endswith(again)
-  fields = dict(json.loads((folder / 'manifest.json').read_text()))
+  fields = dict(json.loads((folder / 'manifest.json').read_text()), buckets=[1])
   for name in fields:
     with pytest.raises(UserError, match='was prepared with') as error:
       prepare.refuse_other(folder, fields, {name: 'other'})
