@@ -38,9 +38,8 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
       sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-      text, code = interrupts.end()
-      print(text, file=sys.stderr)
-      sys.exit(code)
+      sys.stdout.flush()
+      interrupts.end()
     except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
       os._exit(1)
     except OSError as error:

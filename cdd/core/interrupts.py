@@ -69,9 +69,16 @@ def ends_as(text: str, code: int) -> None:
   _ends[0] = text, code
 
 
-def end() -> tuple[str, int]:
-  """What this process says when a signal ends it, and its exit code."""
-  return _ends[0]
+def end() -> None:
+  """Ends this process and those that it started at once; what is written is whole or not there.
+
+  The interpreter is not shut down, as compiled code that still runs would break in it.
+  """
+  text, code = _ends[0]
+  os.write(2, f'\n{text}\n'.encode())
+  for child in multiprocessing.active_children():
+    child.kill()
+  os._exit(code)
 
 
 def stopping() -> None:
@@ -90,7 +97,7 @@ def _listen(reader: int) -> None:
       stopping()
       held_up, again = _held_up(reader, None)
     if held_up:
-      _end()
+      end()
     _heeded.clear()
 
 
@@ -103,15 +110,6 @@ def _held_up(reader: int, seconds: float | None) -> tuple[bool, bool]:
     if deadline is not None and time.monotonic() > deadline:
       return True, False
   return False, False
-
-
-def _end() -> None:
-  """Ends the process and those that it started; what is written is whole or not there."""
-  text, code = end()
-  os.write(2, f'\n{text}\n'.encode())
-  for child in multiprocessing.active_children():
-    child.kill()
-  os._exit(code)
 
 
 def to_stderr(text: str) -> None:

@@ -90,7 +90,7 @@ def test_one_signal_ends_what_has_nothing_to_save_also_while_compiled_code_runs(
 def test_a_command_that_python_itself_ends_says_so_alike(case):
   code, _, _, err = ended(CASES[case], [signal.SIGINT])
   text, expected = interrupts.INTERRUPTED if case == 'command' else hosts.UNTRAINED
-  assert code == expected and err == f'{text}\n'
+  assert code == expected and err == f'\n{text}\n'
 
 
 def test_what_python_can_end_itself_is_cleaned_up():
