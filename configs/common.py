@@ -101,6 +101,9 @@ def base() -> ConfigDict:
   config.mesh = dict(data=-1, fsdp=1)
   config.sharding = (('.*', 'fsdp'),)  # (pattern of paths, 'fsdp' or 'replicate').
   config.log = dict(every=20, samples_every=500, checkpoint_every=500, keep=2)
+  config.log.profile = config_dict.placeholder(str)  # 'START:STOP': the updates to be traced.
+  config.log.tensorboard = True
+  config.log.wandb = config_dict.placeholder(str)  # A project of Weights & Biases.
   return config
 
 
@@ -136,7 +139,7 @@ def experiment(task: str, chosen: dict, *, steps: dict) -> ConfigDict:
     mismatched=None,
   )
   if chosen['size'] == 'tiny':
-    config.log = dict(every=10, samples_every=100, checkpoint_every=100, keep=2)
+    config.log.update(dict(every=10, samples_every=100, checkpoint_every=100))
   return config
 
 

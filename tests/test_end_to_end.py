@@ -107,7 +107,9 @@ def test_a_run_leaves_its_logs_samples_and_parameters(unbroken):
   losses = [row for row in log if 'loss' in row]
   assert [row['step'] for row in losses] == list(range(5, STEPS + 1, 5))
   assert losses[0].keys() >= {'loss', 'consistency', 'guidance', 'grad_norm'}
-  assert losses[-1].keys() >= {'steps_per_second', 'waiting'}
+  speed = {'steps_per_second', 'images_per_second_per_chip', 'data_wait', 'goodput'}
+  assert losses[-1].keys() >= speed | {'wall_seconds', 'host_memory_gib'}
+  assert 0 < losses[-1]['goodput'] < 1 and 'mfu' not in losses[-1]  # Of a CPU it is unknown.
   assert [row['step'] for row in log if 'score' in row] == [STEPS]
   assert list((workdir / 'tensorboard').glob('events.*'))
   assert np.asarray(Image.open(workdir / f'samples/{STEPS:07d}.png')).std() > 0

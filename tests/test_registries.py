@@ -37,6 +37,7 @@ from cdd.models.adapters.adapter import Spec, parameters
 from cdd.models.networks import SPACES
 from cdd.models.unet import UNet2DConditionModel, UNetConfig
 from cdd.runs.objective import NETWORKS
+from cdd.training.boards import BOARDS
 from cdd.training.sharding import MODES
 from cdd.training.targets import TARGETS
 
@@ -100,7 +101,7 @@ def test_entries_are_named_as_their_functions_say_what_they_do_and_take_no_extra
 
 
 def test_the_tables_of_every_package_are_walked_here():
-  walked = {id(table) for table in (*NAMED.values(), ADAPTERS, METHODS, METRICS)}
+  walked = {id(table) for table in (*NAMED.values(), ADAPTERS, BOARDS, METHODS, METRICS)}
   for path in (tiny.ROOT / 'cdd').rglob('__init__.py'):
     tables = [
       node.targets[0].id

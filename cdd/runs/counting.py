@@ -5,6 +5,11 @@ import math
 from jax.extend.core import jaxprs_in_params
 
 
+def of(function, *arguments) -> float:
+  """`flops` of a compiled function with these arguments, which it does not run."""
+  return flops(function.trace(*arguments).jaxpr.jaxpr)
+
+
 def flops(jaxpr) -> float:
   """Multiplications and additions of the dot products and convolutions of a jaxpr.
 

@@ -15,8 +15,9 @@ from cdd.runs import config as configs
 from cdd.runs import export, report, schema, streams
 from cdd.runs.experiment import experiment
 from cdd.runs.objective import method_of
-from cdd.training import checkpoint, sharding
+from cdd.training import checkpoint, chips, meter, profiler, sharding
 from cdd.training import writer as writers
+from cdd.training.boards.board import About
 
 
 def run(config, workdir: Path) -> bool:
@@ -47,12 +48,14 @@ def run(config, workdir: Path) -> bool:
 
 def trained(config, workdir: Path) -> bool:
   """`run`, in which a disk may still refuse to be written."""
+  began = time.time()
   schema.check(configs.as_json(config))
   changed = configs.check(config, workdir)
   bound = experiment(config, workdir)
   report.check(bound, config)
   if jax.process_index() == 0:
     configs.write(config, workdir)
+    meter.start(workdir, began)
   state = fit(bound, config, workdir, changed)
   if jax.process_index() == 0 and (said := streams.said_of_skipped(workdir)):
     print(said, flush=True)
@@ -80,30 +83,26 @@ def fit(experiment, config, workdir: Path, changed: str = ''):
       state, position = experiment.initial(), None
     else:
       state, position = checkpoints.restore()
-    start, main = int(state.step), jax.process_index() == 0
+    start = int(state.step)
     if position is not None:
       experiment.batches.set_state(position)
-    if start and main:
+    if start and jax.process_index() == 0:
       print(resumed(workdir, start, config.steps, changed), flush=True)
-    log = stack.enter_context(writers.Writer(workdir, step=start)) if main else None
-    bar = dict(desc=config.name, total=config.steps, initial=start, dynamic_ncols=True)
-    bar = stack.enter_context(tqdm(**bar, disable=not main))
+    loop = opened(stack, experiment, config, workdir, start)
     stop = stack.enter_context(hosts.Stop())
-    loop = Loop(experiment, config, log, bar)
     for step in range(start + 1, config.steps + 1):
       state = loop.step(state, step)
       stopping = stop.reached(step)
       metrics = {} if stopping else loop.preview(state, step, workdir)
       if stopping or step == config.steps or step % config.log.checkpoint_every == 0:
         loop.settle()
-        checkpoints.save(step, state, experiment.batches.get_state(), metrics or None)
+        with loop.paused():
+          checkpoints.save(step, state, experiment.batches.get_state(), metrics or None)
       if stopping:
         checkpoints.wait()
-        if main:
-          bar.write(f'Stopped after step {step}; the same command resumes there.')
+        loop.say(f'Stopped after step {step}; the same command resumes there.')
         return None
-    if main and (said := loop.said_of_waiting()):
-      bar.write(said)
+    loop.say(loop.said_of_waiting())
   return state
 
 
@@ -118,33 +117,72 @@ def resumed(workdir: Path, start: int, steps: int, changed: str) -> str:
   return f'{said}{f", with {changed}" if changed else ""}; another --workdir is another run.'
 
 
+def opened(stack: contextlib.ExitStack, experiment, config, workdir: Path, start: int) -> 'Loop':
+  """The loop of a run that goes on from `start`, with its log, bar, meter and traces."""
+  main, settings = jax.process_index() == 0, dict(step=start, images=config.data.batch_size)
+  log, speed = None, meter.Meter(**settings)
+  if main:
+    about = About(workdir, start, config.name, configs.as_json(config))
+    boards = writers.boards(config.log, about)
+    log = stack.enter_context(writers.Writer(workdir, step=start, boards=boards))
+    speed = meter.resumed(workdir, log.before, **settings)
+  bar = dict(desc=config.name, total=config.steps, initial=start, dynamic_ncols=True)
+  bar = stack.enter_context(tqdm(**bar, disable=not main))
+  traces = dict(asked=config.log.get('profile'), pause=speed.paused, say=bar.write)
+  traces = stack.enter_context(profiler.Profiler(workdir / 'profiles', **traces))
+  return Loop(experiment, config, log, bar, speed, traces)
+
+
 class Loop:
   """The body of the loop, with what it carries from step to step besides the state.
 
   Metrics are read one logging interval late, so that reading never waits for the device.
   """
 
-  def __init__(self, experiment, config, log, bar):
+  def __init__(self, experiment, config, log, bar, speed: meter.Meter, traces: profiler.Profiler):
     self._experiment, self._config, self._log, self._bar = experiment, config, log, bar
-    self._say = bar.write if log else None
+    self._speed, self._traces = speed, traces
     self._newest = self._pending = None
-    self._waited = self._began = 0.0
-    self._all_waited = self._all_elapsed = 0.0  # In the intervals that were timed.
+
+  def paused(self):
+    """A context for what is no training (`Meter.paused`)."""
+    return self._speed.paused()
+
+  def say(self, text: str) -> None:
+    """Prints a line above the bar, if there is one, once for all processes."""
+    if self._log and text:
+      self._bar.write(text)
+
+  def said_of_waiting(self) -> str:
+    """The share of the time of training in which steps waited for data; empty if there was none."""
+    waited, training = self._speed.total
+    if not training:
+      return ''
+    return f'Steps waited for data in {waited / training:.2%} of the {training:.0f} s of training.'
 
   def step(self, state, step: int):
     now = time.perf_counter()
     batch = next(self._experiment.batches)
     if self._idle():
-      self._waited += time.perf_counter() - now
+      self._speed.waited(time.perf_counter() - now)
     batch = sharding.put_batch(batch, self._experiment.mesh)
-    with interrupts.compiling('the training step', self._say):
-      state, metrics = self._experiment.step(state, batch)
+    self._traces.before(step)
+    with interrupts.compiling('the training step', self.say):
+      run = self._first if self._newest is None else self._experiment.step
+      state, metrics = run(state, batch)
+    self._traces.after(step, metrics)
     self._newest = step, metrics
     if step % self._config.log.every == 0:
       self.flush()
-      self._pending = step, metrics, self._waited
-      self._waited = 0.0
+      self._pending = step, metrics
     return state
+
+  def _first(self, state, batch):
+    """A step that is compiled; counts its work where it is known what the chips could do."""
+    with self.paused():
+      if chips.peak(jax.devices()[0].device_kind):
+        self._speed.flops = self._experiment.work(state, batch)
+      return self._experiment.step(state, batch)
 
   def _idle(self) -> bool:
     """Whether the device has done all it was given: only then is a late batch time lost.
@@ -157,27 +195,14 @@ class Loop:
     """Writes the metrics of the last logged step."""
     if self._pending is None:
       return
-    step, metrics, waited = self._pending
+    step, metrics = self._pending
     self._pending = None
     values = self.read(step, metrics)
-    now = time.perf_counter()
-    if self._began:
-      elapsed = now - self._began
-      rate = self._config.log.every / elapsed
-      values.update(steps_per_second=rate, waiting=waited / elapsed)
-      self._all_waited, self._all_elapsed = self._all_waited + waited, self._all_elapsed + elapsed
-    self._began = now
+    values |= self._speed.read(self._newest[0] if self._idle() else step)
     if self._log:
       self._log.scalars(step, values)
     shown = [name for name in method_of(self._config).plots if name in values]
     self._bar.set_postfix({name: f'{values[name]:.4f}' for name in shown})
-
-  def said_of_waiting(self) -> str:
-    """The share of the time of the steps in which they waited for data; empty if none was timed."""
-    if not self._all_elapsed:
-      return ''
-    share = self._all_waited / self._all_elapsed
-    return f'Steps waited for data in {share:.2%} of the {self._all_elapsed:.0f} s that were timed.'
 
   def settle(self) -> None:
     """Flushes, and makes sure of the newest step, so that nothing broken is saved."""
@@ -210,12 +235,11 @@ class Loop:
     if not every or (step % every and step != self._config.steps):
       return {}
     self.settle()
-    with interrupts.compiling('the previews', self._say):
+    with self.paused(), interrupts.compiling('the previews', self.say):
       columns, score = report.preview(self._experiment, self._config, state.evaluated)
-    self._began = 0.0
-    if self._log:
-      picture = grid.grid(columns)
-      grid.save_png(workdir / 'samples' / f'{step:07d}.png', picture)
-      self._log.image(step, 'samples', picture)
-      self._log.scalars(step, dict(score=score))
+      if self._log:
+        picture = grid.grid(columns)
+        grid.save_png(workdir / 'samples' / f'{step:07d}.png', picture)
+        self._log.image(step, 'samples', picture)
+        self._log.scalars(step, dict(score=score))
     return dict(score=score)

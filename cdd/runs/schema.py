@@ -1,11 +1,13 @@
 """Owns what the fields of a config have to be, before anything is made of them."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from cdd.core.errors import UserError
 from cdd.core.registry import fits, named
+from cdd.training.boards import BOARDS
 
 
 class Field(NamedTuple):
@@ -57,6 +59,12 @@ def is_spec(value) -> bool:
   return isinstance(value, Mapping) and isinstance(value.get('name'), str)
 
 
+def is_range(value) -> bool:
+  """Whether it is None or 'START:STOP' with START < STOP."""
+  found = re.fullmatch(r'(\d+):(\d+)', '0:1' if value is None else value)
+  return bool(found) and int(found[1]) < int(found[2])
+
+
 DTYPES = ('float32', 'bfloat16', 'float16')
 SHARE = Field(float, 0, 1)
 POSITIVE = Field(float, 0)
@@ -74,6 +82,8 @@ OMITTABLE = (
   'data.held_out',
   'data.joint_dropout',
   'data.condition_dropout',
+  'log.profile',
+  *(f'log.{name}' for name in BOARDS),
   'evaluation.metrics',
   'evaluation.mismatched',
   'optimizer.warmup',
@@ -138,6 +148,8 @@ FIELDS = {
   'log.samples_every': whole(0),
   'log.checkpoint_every': whole(1),
   'log.keep': whole(1),
+  'log.profile': Field(str | None, fine=is_range, words="'START:STOP', two updates, or None"),
+  **{f'log.{name}': Field(board.kind, words=board.words) for name, board in BOARDS.items()},
   'evaluation': OPTIONAL_SECTION,
   'evaluation.count': whole(1),
   'evaluation.batch_size': whole(1),

@@ -153,3 +153,17 @@ def put_batch(batch, mesh: Mesh):
   """A host batch (the `rows` of this process) as global arrays, cut over all devices."""
   place = over_batch(mesh)
   return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(place, leaf), batch)
+
+
+def spread(batch, mesh: Mesh):
+  """A whole host batch, the same on every process, as global arrays: each device has a part of it.
+
+  Where the devices do not divide the batch, each has all of it.
+  """
+
+  def put(leaf):
+    leaf = np.asarray(leaf)
+    place = replicated(mesh) if len(leaf) % mesh.size else over_batch(mesh)
+    return jax.make_array_from_callback(leaf.shape, place, lambda index: leaf[index])
+
+  return jax.tree.map(put, batch)

@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cdd.runs import loop as loops
-from cdd.training import sharding
+from cdd.training import meter, profiler, sharding
 
 CONFIG = ConfigDict(
   dict(log=dict(every=1), optimizer=dict(learning_rate=1e-3), method=dict(name='conditional'))
@@ -28,7 +28,7 @@ def late_batches():
 
 
 @pytest.mark.parametrize('done', [True, False])
-def test_a_late_batch_counts_as_waiting_only_if_the_device_has_nothing_to_do(done):
+def test_a_late_batch_counts_as_waiting_only_if_the_device_has_nothing_to_do(done, tmp_path):
   value = Value(1.0)
   value.done = done
   logged = []
@@ -39,18 +39,19 @@ def test_a_late_batch_counts_as_waiting_only_if_the_device_has_nothing_to_do(don
   )
   log = SimpleNamespace(scalars=lambda step, values: logged.append(values))
   bar = SimpleNamespace(n=0, **dict.fromkeys(('update', 'set_postfix', 'write'), lambda _: None))
-  loop = loops.Loop(experiment, CONFIG, log, bar)
-  for step in range(1, 6):
-    loop.step(None, step)
-  share = logged[-1]['waiting']
+  with profiler.Profiler(tmp_path) as traces:
+    loop = loops.Loop(experiment, CONFIG, log, bar, meter.Meter(step=0, images=1), traces)
+    for step in range(1, 6):
+      loop.step(None, step)
+  share = logged[-1]['data_wait']
   assert share > 0.5 if done else share == 0
   said = loop.said_of_waiting()
-  shares = [row['waiting'] for row in logged if 'waiting' in row]
   percent = float(said.removeprefix('Steps waited for data in ').partition('%')[0])
-  assert 100 * min(shares) - 0.01 <= percent <= 100 * max(shares) + 0.01 and said.endswith('timed.')
+  shares = [row['data_wait'] for row in logged]
+  assert 100 * min(shares) - 0.01 <= percent <= 100 * max(shares) + 0.01
+  assert said.endswith('s of training.')
 
 
 def test_a_run_without_a_timed_interval_says_nothing_of_waiting():
-  experiment = SimpleNamespace(batches=late_batches())
-  bar = SimpleNamespace(write=str)
-  assert loops.Loop(experiment, CONFIG, None, bar).said_of_waiting() == ''
+  speed = meter.Meter(step=0, images=1)
+  assert loops.Loop(None, CONFIG, None, None, speed, None).said_of_waiting() == ''
