@@ -16,18 +16,15 @@ from PIL import Image
 from cdd.core import cli, files, interrupts
 from cdd.core.cli import FLAGS
 from cdd.core.errors import UserError
-from cdd.core.registry import choose
 from cdd.core.words import counted
 from cdd.data import images as pictures
 from cdd.data.tasks.task import Task
-from cdd.diffusion.samplers import SAMPLERS
-from cdd.diffusion.times import SPACINGS
 from cdd.reports import grid
-from cdd.sampling import Settings, load
+from cdd.sampling import Settings, load, options
+from cdd.sampling.options import OF_MODEL
 from cdd.sampling.settings import check
 from cdd.sampling.spread import spread
 
-OF_MODEL = ('model', 'step', 'adapter', 'vae', 'dtype')
 OF_IMAGE = ('prompt', 'negative', 'condition', 'mask', 'seeds')
 
 
@@ -100,28 +97,17 @@ def write(folder: Path, images: np.ndarray, rows: Sequence[dict], sheet: np.ndar
 
 
 def define_flags() -> None:
-  flags.DEFINE_string('model', 'packaged', "A run, a diffusers folder, 'packaged:depth'.")
-  flags.DEFINE_integer('step', None, 'Of a run: its checkpoint of this step.', lower_bound=0)
-  flags.DEFINE_string('adapter', None, "The folder of an adapter in diffusers' layout.")
-  flags.DEFINE_string('vae', None, "An autoencoder in place of the model's own.")
-  flags.DEFINE_string('dtype', 'float32', 'What the networks compute in.')
+  options.define_model()
   flags.DEFINE_multi_string('prompt', '', 'May be repeated, once per image.')
   flags.DEFINE_multi_string('negative', None, 'The negative prompt of guidance; may be repeated.')
   flags.DEFINE_multi_string('condition', None, 'An image file; may be repeated.')
   flags.DEFINE_multi_string('mask', None, 'An image, white where --condition is to be painted.')
   flags.DEFINE_list('seeds', ['0'], 'One per image, such as 0,1,2.')
-  flags.DEFINE_float('guidance', 1.0, '1 is none.', lower_bound=0)
-  flags.DEFINE_float('image_guidance', None, "InstructPix2Pix's second scale.", lower_bound=0)
-  flags.DEFINE_float('rescale', 0.0, 'Of guidance (Lin et al., 2024).', 0, 1)
   default = 'if not given, that of the model'
   flags.DEFINE_integer('steps', None, f'Denoising steps; {default}.', lower_bound=1)
-  flags.DEFINE_string('sampler', None, f'One of {sorted(SAMPLERS)}; {default}.')
-  flags.DEFINE_string('spacing', None, f'One of {sorted(SPACINGS)}; {default}.')
+  options.define_how()
   flags.DEFINE_list('size', None, 'Height,width in pixels.')
   flags.DEFINE_string('tile', 'auto', "The side of tiles in pixels, 'auto' or 'off'.")
-  flags.DEFINE_float('adapter_strength', 1.0, 'Of the adapter; 0 is none.', lower_bound=0)
-  flags.DEFINE_float('adapter_start', 0.0, 'After this share of the steps it acts.', 0, 1)
-  flags.DEFINE_float('adapter_end', 1.0, 'After this share of the steps it does not.', 0, 1)
   flags.DEFINE_boolean('long_prompts', False, 'Reads all of a long prompt, in chunks.')
   flags.DEFINE_boolean('weighted_prompts', False, '(words:1.3), (words) and [words] are weights.')
   flags.DEFINE_string('out', 'samples', 'The folder to write to.')
@@ -136,8 +122,7 @@ def run(settings: Mapping[str, Any]) -> None:
   how = Settings(**{name: settings[name] for name in Settings._fields})
   how = how._replace(tile=tile(how.tile))
   check(how)
-  choose(SAMPLERS, how.sampler or 'ddim', 'sampler')
-  choose(SPACINGS, how.spacing or 'trailing', 'spacing')
+  options.check(how)
   out = cli.folder(settings['out'], 'out')
   seeds, size = (whole_numbers(settings[name], name) for name in ('seeds', 'size'))
   paths = settings['condition'] or ()

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-MODULES = ('cdd.main', 'cdd.prepare', 'cdd.sample', 'cdd.convert', 'cdd.plan')
+MODULES = (
+  *('cdd.main', 'cdd.prepare', 'cdd.sample', 'cdd.convert', 'cdd.plan'),
+  *('cdd.evaluate', 'cdd.compare'),
+)
 
 
 class Done(NamedTuple):

@@ -43,6 +43,30 @@ WRONG = [
 BUCKETS = [
   ['cdd.convert', '--source=packaged', '--target=s3://bucket/model'],
   ['cdd.sample', '--out=gs://bucket/samples'],
+  ['cdd.evaluate', '--model=packaged:depth', '--out=gs://bucket/evaluation'],
+]
+# Lines of other commands that are wrong, and what the answer names.
+OTHERS = [
+  (['cdd.convert', '--source=nowhere', '--target=out'], "no pretrained model at 'nowhere'"),
+  (['cdd.evaluate', '--model=packaged'], 'packaged says nothing of held-out examples: give --con'),
+  (['cdd.evaluate'], '--model'),
+  (['cdd.evaluate', '--model=nowhere', '--config=depth:tiny'], "no pretrained model at 'nowhere'"),
+  (['cdd.evaluate', '--model=packaged:dept'], "'dept'; choose one of ['depth'"),
+  (
+    ['cdd.evaluate', '--model=packaged', '--config=depth:tiny'],
+    'packaged reads no condition, and the examples of depth_tiny have one',
+  ),
+  (['cdd.evaluate', '--model=packaged:depth', '--sampler=x'], "'x'; choose one of ['ancestral'"),
+  (
+    ['cdd.evaluate', '--model=packaged:depth', '--adapter=x'],
+    'packaged:depth is a trained model with its adapter; leave --adapter out',
+  ),
+  (
+    ['cdd.evaluate', '--model=packaged:depth', '--config=super_resolution:tiny'],
+    "was trained for the task 'depth', and super_resolution_tiny is of 'super_resolution'",
+  ),
+  (['cdd.compare', 'nowhere'], 'Two runs or more are compared'),
+  (['cdd.compare', 'a', 'b'], 'a is no run'),
 ]
 # The flags of each command that its help shows first.
 HELP = {
@@ -51,6 +75,8 @@ HELP = {
     *('process_id', 'workdir'),
   ],
   'cdd.plan': ['compare', 'config', 'family', 'json', '[no]largest_batch', 'program'],
+  'cdd.evaluate': ['adapter', 'adapter_end', 'adapter_start', 'adapter_strength', 'batch_size'],
+  'cdd.compare': ['out'],
   'cdd.sample': ['adapter', 'adapter_end', 'adapter_start', 'adapter_strength', 'condition'],
   'cdd.convert': ['adapter', 'dtype', 'max_shard_size', '[no]overwrite', 'prior', 'source'],
 }
@@ -63,23 +89,20 @@ def said(tmp_path_factory):
   folder = tmp_path_factory.mktemp('empty')
   lines = [['cdd.main', *words] for words, _ in WRONG] + [['cdd.main', *PRINTED]]
   lines += [[module, '--help'] for module in HELP]
-  lines.append(['cdd.convert', '--source=nowhere', f'--target={folder / "out"}'])
+  lines += [line for line, _ in OTHERS]
   done = commands.run(lines + BUCKETS, cwd=folder)
   assert not list(folder.iterdir())
   done, buckets = done[: len(lines)], done[len(lines) :]
-  wrong, (printed, *helps, unconverted) = done[: len(WRONG)], done[len(WRONG) :]
+  wrong, (printed, *helps) = done[: len(WRONG)], done[len(WRONG) :]
+  helps, others = helps[: len(HELP)], helps[len(HELP) :]
   helps = dict(zip(HELP, helps, strict=True))
-  return SimpleNamespace(
-    wrong=wrong, printed=printed, helps=helps, unconverted=unconverted, buckets=buckets
-  )
+  return SimpleNamespace(wrong=wrong, printed=printed, helps=helps, others=others, buckets=buckets)
 
 
 def test_a_mistake_is_answered_in_one_line_without_a_traceback(said):
-  for done, (_, message) in zip(said.wrong, WRONG, strict=True):
+  for done, (_, message) in zip(said.wrong + said.others, WRONG + OTHERS, strict=True):
     (line,) = done.err.splitlines()
     assert done.code == 1 and line.startswith('error: ') and message in line
-  (line,) = said.unconverted.err.splitlines()
-  assert said.unconverted.code == 1 and "no pretrained model at 'nowhere'" in line
 
 
 def test_no_command_takes_the_address_of_a_bucket_for_a_folder(said):

@@ -23,18 +23,22 @@ flags.disclaim_key_flags()  # Flags that are defined here are those of the comma
 CONFIGS = Path(__file__).parents[1] / 'configs'  # In a checkout a link to the folder at its top.
 
 
-def run(main: Callable[[], None]) -> None:
-  """Runs a command after its flags are parsed; a UserError ends it with one line."""
+def run(main: Callable[..., None], *, paths: bool = False) -> None:
+  """Runs a command after its flags are parsed; a UserError ends it with one line.
+
+  Args:
+    paths: whether `main` is called with the arguments without --; else there are none.
+  """
 
   def guarded(arguments: list[str]) -> None:
     try:
-      if len(arguments) > 1:
+      if len(arguments) > 1 and not paths:
         raise UserError(f'Unexpected arguments {arguments[1:]}; every option starts with --.')
       logging.set_verbosity(logging.WARNING)
       leave_out_noise()
       interrupts.watch()
       runtime.configure()
-      main()
+      main(arguments[1:]) if paths else main()
     except UserError as error:
       sys.exit(f'error: {error}')
     except KeyboardInterrupt:
@@ -78,7 +82,7 @@ def folder(value: str, flag: str) -> Path:
   return Path(value)
 
 
-def define_config() -> None:
+def define_config(*, required: bool = True) -> None:
   """Defines --config, and every field of it as --config.FIELD."""
   config_flags.DEFINE_config_file(
     'config',
@@ -86,7 +90,8 @@ def define_config() -> None:
     "The experiment: a file, or one that ships by its name, with options after a colon: 'depth', "
     "'depth:tiny', 'configs/depth.py:small,method=finetune'. --config.FIELD=VALUE sets a field.",
   )
-  flags.mark_flag_as_required('config')
+  if required:
+    flags.mark_flag_as_required('config')
 
 
 def define_processes() -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 400, 260
 LEFT, TOP, BOTTOM = 46, 30, 46
-LETTER, LINE = 7.8, 14  # The width of a letter of a label at most, and the height of its line.
+LETTER, LINE = 8.4, 14  # The width of a letter of a label at most, and the height of its line.
 COLOURS = ('#2563eb', '#d97706', '#059669', '#db2777', '#7c3aed', '#64748b')
 
 Points = Sequence[tuple[float, float]]
@@ -30,9 +30,19 @@ class Box(NamedTuple):
 
 
 def lines(
-  series: Mapping[str, Points], *, title: str, x_name: str, y_name: str, log_x: bool = False
+  series: Mapping[str, Points],
+  *,
+  title: str,
+  x_name: str,
+  y_name: str,
+  log_x: bool = False,
+  order: Sequence[str] | None = None,
 ) -> str:
-  """A chart with one labelled line per entry: label -> (x, y) pairs; '' where there are none."""
+  """A chart with one labelled line per entry: label -> (x, y) pairs; '' where there are none.
+
+  Args:
+    order: the labels of all charts of a page, so that a label has one colour on it.
+  """
   points = [point for line in series.values() for point in line]
   if not points:
     return ''
@@ -45,7 +55,8 @@ def lines(
   places = place([path[-1] for path in paths], list(series), paths)
   drawn, written = [], []
   for number, (label, path) in enumerate(zip(series, paths, strict=True)):
-    colour = COLOURS[number % len(COLOURS)]
+    place_of = number if order is None else order.index(label)
+    colour = COLOURS[place_of % len(COLOURS)]
     drawn += _line(path, colour)
     for row, words in enumerate(_rows(label)):
       x, y = places[number].left, places[number].top + (row + 1) * LINE - 3
@@ -69,7 +80,7 @@ def place(ends: Points, labels: Sequence[str], paths: Sequence[Points]) -> list[
     def cost(shift: float, x=x, y=y, width=width, height=height) -> tuple[float, Box]:
       box = Box(x + 7, y + shift - height / 2, x + 7 + width, y + shift + height / 2)
       wrong = box.top < TOP - 8 or box.bottom > HEIGHT - BOTTOM
-      wrong += sum(box.meets(other) for other in placed.values())
+      wrong += 2 * sum(box.meets(other) for other in placed.values())
       # The ends that are lower were placed before.
       wrong += sum(abs(ends[n][0] - x) < width and box.top > placed[n].top for n in placed)
       return 1000 * wrong + 6 * sum(box.holds(*point) for point in dense) + abs(shift), box

@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cdd.core import files
@@ -65,27 +65,40 @@ def write(
   body = [f'<h1>{html.escape(title)}</h1>']
   body += [f'<p class="finding">{html.escape(text)}</p>' for text in findings]
   body += ['<h2>Results</h2>', table(rows)]
-  body.append(f'<ul>{"".join(f"<li>{html.escape(text)}</li>" for text in notes)}</ul>')
-  drawn = ''.join(over_steps(rows, name) for name in of_rows(rows))
-  body.append(f'<div class="charts">{drawn}</div>')
-  body += [_figure(picture) for picture in pictures]
+  body.append(listed(notes))
+  body.append(charted(over_steps(rows, name) for name in of_rows(rows)))
+  body += [figure(picture) for picture in pictures]
   body.append(training(log, plots))
-  head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-  head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
-  page = f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
-  files.write(Path(workdir) / 'report.html', page)
+  files.write(Path(workdir) / 'report.html', document(title, body))
   files.write_json(Path(workdir) / 'metrics.json', list(rows))
 
 
-def over_steps(rows: Sequence[Mapping], name: str) -> str:
-  """The chart of a metric: a line per method over its numbers of steps."""
+def document(title: str, body: Iterable[str]) -> str:
+  """A whole page of parts of HTML; it needs no other file."""
+  head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+  head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
+  return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def listed(texts: Iterable[str]) -> str:
+  """Sentences as a list."""
+  return f'<ul>{"".join(f"<li>{html.escape(text)}</li>" for text in texts)}</ul>'
+
+
+def charted(drawn: Iterable[str]) -> str:
+  """Charts side by side."""
+  return f'<div class="charts">{"".join(drawn)}</div>'
+
+
+def over_steps(rows: Sequence[Mapping], name: str, order: Sequence[str] | None = None) -> str:
+  """The chart of a metric: a line per method over its numbers of steps (`charts.lines`)."""
   metric, series = METRICS[name], {}
   for row in rows:
     if row['steps'] and name in row:
       series.setdefault(row['method'], []).append((row['steps'], row[name]))
   better = 'lower' if metric.better is min else 'higher'
   title = f'{metric.label} over sampling steps; {better} is better'
-  names = dict(x_name='sampling steps (logarithmic)', y_name=metric.heading)
+  names = dict(x_name='sampling steps (logarithmic)', y_name=metric.heading, order=order)
   return charts.lines(series, title=title, log_x=True, **names)
 
 
@@ -95,10 +108,11 @@ def training(log: Sequence[Mapping], plots: Sequence[str]) -> str:
   series = {name: line for name, line in series.items() if line}
   names = dict(x_name='updates', y_name='value')
   chart = charts.lines(series, title='Logged while training', **names)
-  return f'<h2>Training</h2><div class="charts">{chart}</div>' if chart else ''
+  return f'<h2>Training</h2>{charted([chart])}' if chart else ''
 
 
-def _figure(picture: Picture) -> str:
+def figure(picture: Picture) -> str:
+  """A picture under its heading."""
   data = base64.b64encode(grid.encode(picture.image, 'webp')).decode()
   # As wide as its pixels at most; on a narrow screen it scrolls in place of becoming illegible.
   height, width = picture.image.shape[:2]

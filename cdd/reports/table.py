@@ -1,7 +1,7 @@
 """Owns the table of a report: a row per method and number of steps, a column per metric."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cdd.metrics import METRICS, of_rows
 from cdd.metrics.metric import Metric
@@ -23,21 +23,49 @@ COLUMNS = (
 )
 
 
-def table(rows: Sequence[Mapping]) -> str:
-  """Rows of dicts as HTML, in a box that scrolls where the page is narrower than the table."""
-  best, shown, columns = best_values(rows), of_rows(rows), columns_of(rows)
+def table(
+  rows: Sequence[Mapping],
+  *,
+  heading: str = 'method',
+  by: str = 'method',
+  best: Callable[[Mapping], Mapping[str, float]] | None = None,
+) -> str:
+  """Rows of dicts as HTML, in a box that scrolls where the page is narrower than the table.
+
+  Args:
+    heading: of the first column.
+    by: the key of a row at whose changes a line is drawn.
+    best: a row -> the best values of those that it is compared with; those of all, if None.
+  """
+  overall = best_values(rows) if best is None else {}
+  shown, columns = of_rows(rows), columns_of(rows)
   lines, before = [], None
   for row in rows:
     cells = ''.join(
       f'<td{kind}>{html.escape(_text(row.get(key)))}</td>' for key, _, kind in columns
     )
-    cells += ''.join(f'<td>{_value(row, name, best)}</td>' for name in shown)
+    bold = overall if best is None else best(row)
+    cells += ''.join(f'<td>{_value(row, name, bold)}</td>' for name in shown)
     seconds = row['seconds_per_image']
     cells += f'<td>{_text(None if seconds is None else f"{1000 * seconds:.1f}")}</td>'
-    first = ' class="first"' if row['method'] != before else ''
+    first = ' class="first"' if row[by] != before else ''
     lines.append(f'<tr{first}>{cells}</tr>')
-    before = row['method']
-  body = f'<thead><tr>{_headings(columns, shown)}</tr></thead><tbody>{"".join(lines)}</tbody>'
+    before = row[by]
+  return _boxed(_headings([('', heading, TEXT), *columns[1:]], shown), lines)
+
+
+def plain(headings: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+  """A table of texts: (what stands first in a line, the others) for each line."""
+  head = ''.join(f'<th scope="col"{TEXT}>{html.escape(word)}</th>' for word in headings)
+  lines = []
+  for first, others in rows:
+    cells = ''.join(f'<td{TEXT}>{html.escape(text)}</td>' for text in (first, *others))
+    lines.append(f'<tr>{cells}</tr>')
+  return _boxed(head, lines)
+
+
+def _boxed(headings: str, lines: Sequence[str]) -> str:
+  body = f'<thead><tr>{headings}</tr></thead><tbody>{"".join(lines)}</tbody>'
   return f'<div class="scroll" tabindex="0"><table>{body}</table></div>'
 
 

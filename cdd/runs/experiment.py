@@ -2,12 +2,14 @@
 
 import functools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from cdd.core import trees
 from cdd.core.registry import choose
@@ -17,7 +19,7 @@ from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.models.networks import Networks
 from cdd.pretrained import diffusers, priors, trained
-from cdd.runs import prepare, streams
+from cdd.runs import counting, prepare, streams
 from cdd.runs.program import check, divide, program
 from cdd.sampling.draw import draw
 from cdd.training import sharding
@@ -33,6 +35,7 @@ class Experiment(NamedTuple):
     initial: () -> the state before the first update.
     abstract: the state's shapes with their shardings, for restoring.
     step: (state, batch) -> (state, metrics); donates the state.
+    work: (state, batch) -> how many operations a step is, on all devices together.
     batches: the training batches, an iterator with get_state, set_state and close.
     held_out: (count, batch_size) -> fixed evaluation batches.
     sample: (params, batch, seed, sampler=, steps=) -> images [b, H, W, 3] in [0, 1].
@@ -46,6 +49,7 @@ class Experiment(NamedTuple):
   initial: Callable
   abstract: Any
   step: Callable
+  work: Callable
   batches: Any
   held_out: Callable
   sample: Callable
@@ -68,7 +72,8 @@ def experiment(config, workdir: Path) -> Experiment:
     prepare.check(config, stream.source, networks, {**prior.params, **added})
   elif config.data.get('cache', 0):
     stream = streams.encoded(config.data, stream, networks, prior, workdir.parent / 'latents')
-  step = program(config, networks, train, mesh, stream.finish)
+  make = partial(program, config, train=train, mesh=mesh, finish=stream.finish)
+  step = make(networks)
   frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh, config.sharding))
   tokenize = priors.reader(prior)
   rng = jax.random.key(config.seed)
@@ -79,12 +84,23 @@ def experiment(config, workdir: Path) -> Experiment:
     initial=lambda: step.create(train),
     abstract=step.abstract,
     step=lambda state, batch: step.update(state, frozen, batch, rng),
+    work=lambda state, batch: counting.of(
+      make(without_remat(config, prior, networks)).update, state, frozen, batch, rng
+    ),
     batches=streams.batches(config, stream, tokenize, mesh),
     held_out=streams.held_out(config, tokenize, workdir),
     sample=sampling(networks, frozen, mesh),
     reconstruct=reconstruction(networks, frozen, mesh),
     mesh=mesh,
   )
+
+
+def without_remat(config, prior: diffusers.Pretrained, networks: Networks) -> Networks:
+  """The same without `config.model.remat`: what is computed anew is no work of the model."""
+  if not config.model.get('remat'):
+    return networks
+  spec = ConfigDict(config.model.to_dict() | dict(remat=False))
+  return priors.networks(spec, prior, counts=config.method.get('counts', ()))[0]
 
 
 def placing(config, mesh) -> Callable:
@@ -120,7 +136,7 @@ def sampling(networks: Networks, frozen: Params, mesh) -> Callable:
     return jax.jit(run, out_shardings=sharding.replicated(mesh))
 
   def sample(params, batch, seed, *, sampler, steps):
-    return compiled(sampler, steps)(params, frozen, batch, seed)
+    return compiled(sampler, steps)(params, frozen, sharding.spread(batch, mesh), seed)
 
   return sample
 
@@ -133,4 +149,4 @@ def reconstruction(networks: Networks, frozen: Params, mesh) -> Callable:
     return jnp.clip(networks.decode(tree, networks.encode(tree, images)), 0, 1)
 
   compiled = jax.jit(run, out_shardings=sharding.replicated(mesh))
-  return lambda params, images: compiled(params, frozen, images)
+  return lambda params, images: compiled(params, frozen, sharding.spread(images, mesh))

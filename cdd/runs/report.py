@@ -1,53 +1,33 @@
 """Owns what a run shows: previews while it trains, and the evaluation beside its baselines."""
 
 import re
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
-from cdd.core.words import counted
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.metrics import GENERAL, METRICS, chosen, lpips, of_rows
 from cdd.metrics.metric import check as check_metric
-from cdd.reports import finding, grid, page, pictures, table
+from cdd.reports import examples, finding, grid, page, pictures, table
 from cdd.runs import shipped as beside
 from cdd.runs import streams
-from cdd.runs.evaluate import evaluate as measure
 from cdd.runs.objective import method_of
+from cdd.runs.rows import EXCHANGED, Entry, measured, of_model, of_steps, references
 from cdd.sampling.draw import check_steps
 from cdd.training import writer
 
 PREVIEWS = 16  # Held-out examples behind a preview's score; half of them are drawn.
 MANY = 1000  # Below as many held-out examples the report says that they are few.
-# What examples may exchange, to see how much of an image it decides -> the arrays of a batch.
-EXCHANGED = dict(condition=('condition', 'mask'), text=('tokens', 'tokens_2', 'present'))
-FEW = (1, 4)  # Numbers of steps at which they do.
 UNDISTILLED = 'the undistilled model'
 TRUTH = (
   'LPIPS, PSNR and SSIM compare with the truth, which a generative model of an ambiguous condition '
   'cannot be expected to reach.'
 )
-
-
-class Entry(NamedTuple):
-  """A row to measure: a method at a number of steps, how it samples, and how long it trained.
-
-  `drawn` says whether its images are shown.
-  """
-
-  method: str
-  steps: int | None
-  sampler: str | None
-  updates: int | None
-  sample: Callable[[dict, int], np.ndarray]
-  drawn: bool = True
 
 
 def preview(experiment, config, params) -> tuple[dict, float]:
@@ -73,18 +53,9 @@ def evaluate(experiment, config, params, workdir: Path) -> list[dict]:
   """
   settings, main = config.evaluation, jax.process_index() == 0
   batches = experiment.held_out(settings.count, settings.batch_size)
-  rows, shown, metrics = [], {}, chosen(settings.get('metrics', GENERAL))
+  metrics = chosen(settings.get('metrics', GENERAL))
   seen = experiment.held_out.pictures(settings.count)
-  for entry in entries(experiment, config, params):
-    what = entry.method + (f' at {counted(entry.steps, "step")}' if entry.steps else '')
-    shows = dict(first=pictures.EXAMPLES, what=what, say=print if main else None)
-    row, images = measure(entry.sample, batches, metrics, **shows)
-    fields = dict(steps=entry.steps, sampler=entry.sampler, updates=entry.updates)
-    rows.append(dict(method=entry.method, **fields, **row, pictures=seen))
-    if entry.steps and entry.drawn:
-      shown[entry.method, entry.steps] = images
-    if main:
-      print(line(rows[-1]), flush=True)
+  rows, shown = measured(entries(experiment, config, params), batches, metrics, seen=seen)
   past, images = beside.results(config, batches[0])
   # The rows without steps end the table.
   rows = [r for r in rows if r['steps']] + past + [r for r in rows if not r['steps']]
@@ -143,58 +114,17 @@ def check_arrays(experiment, settings) -> None:
 def entries(experiment, config, params) -> list[Entry]:
   """What the report samples, in the order of its table."""
   settings = config.evaluation
-
-  def rows(label, tree, updates, sampler, counts):
-    def entry(steps):
-      sample = partial(experiment.sample, sampler=sampler, steps=steps)
-      return Entry(label, steps, sampler, updates, partial(sample, tree))
-
-    return [entry(steps) for steps in counts]
-
-  out = []
-  for sampler, counts in ((settings.sampler, settings.steps), *settings.get('more', ())):
-    out += rows(label_of(config), params, config.steps, sampler, counts)
-  if what := settings.get('mismatched'):
-    label = f'{label_of(config)}, {what} of another'
-    counts = [steps for steps in settings.steps if steps in FEW]
-    for entry in rows(label, params, config.steps, settings.sampler, counts):
-      sample = mismatched(entry.sample, EXCHANGED[what])
-      out.append(entry._replace(sample=sample, drawn=False))
+  out = of_model(label_of(config), partial(experiment.sample, params), config.steps, settings)
   for other in beside.shipped(config, 'weights'):
     tree, updates = beside.weights(other, experiment.abstract.params)
-    out += rows(other['label'], tree, updates, other['sampler'], other['steps'])
-
-  def condition(batch, number):
-    return batch['condition']
-
-  def through(batch, number):
-    return experiment.reconstruct(params, batch['image'])
-
-  trivial = {settings.condition_row: condition} if settings.condition_row else {}
-  trivial['autoencoder of the truth'] = through
-  return out + [Entry(label, None, None, None, sample) for label, sample in trivial.items()]
-
-
-def mismatched(sample: Callable, names: Sequence[str]) -> Callable:
-  """Samples each example with these arrays of the example before it in the batch."""
-
-  def run(batch, number):
-    others = {name: np.roll(batch[name], 1, 0) for name in names if name in batch}
-    return sample(batch | others, number)
-
-  return run
+    sample = partial(experiment.sample, tree)
+    out += of_steps(other['label'], sample, updates, other['sampler'], other['steps'])
+  return out + references(partial(experiment.reconstruct, params), settings)
 
 
 def label_of(config) -> str:
   """What the report calls the run itself."""
   return 'finetune' if config.method.name == 'finetune' else 'ours'
-
-
-def line(row: dict) -> str:
-  """One row as text."""
-  steps = f'{row["steps"]} steps, {row["sampler"]}' if row['steps'] else ''
-  measured = '  '.join(f'{m.label} {m.shown(row[name])}' for name, m in of_rows([row]).items())
-  return f'{row["method"]:>26} {steps:<24} {measured}  {row["seconds_per_image"]:.4f} s/image'
 
 
 def write(config, workdir: Path, rows: list[dict], shown: dict, batch: dict) -> None:
@@ -204,6 +134,7 @@ def write(config, workdir: Path, rows: list[dict], shown: dict, batch: dict) -> 
   for picture in drawn:
     name = re.sub(r'\W+', '_', picture.heading).strip('_').lower()
     grid.save_png(workdir / 'pictures' / f'{name}.png', picture.image)
+  examples.write(workdir / 'pictures', label_of(config), shown, batch)
   names = [label_of(config), *(other['label'] for other in beside.shipped(config, 'weights'))]
   page.write(
     workdir,

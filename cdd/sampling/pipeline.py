@@ -94,15 +94,12 @@ class Pipeline(NamedTuple):
     check_given(given)
     asked, made, tile = self.plan(given['condition'], size, settings)
     style = self.style(given, settings)
-    raw, guide = self.words(given['prompts'], made, style), None
+    raw = self.words(given['prompts'], made, style)
     if condition is not None:
       padded = sizes.pad(given['condition'], made)
       check_pixels(padded)
       raw.update(condition=padded[..., :3], mask=padded[..., 3:])
-    if self.networks.reads_guidance:
-      guide = self.given(given['negative'], settings)
-    elif settings.guides:
-      guide = dict(self.words(given['negative'], made, style), **settings.scales())
+    guide = self.guide(given['negative'], made, settings, style)
     z, keys = noise(given['seeds'], self.networks.latent_shape((1, *made, 3))[1:])
     z = z if latents is None else fitting(given['latents'], z)
     timesteps = self.timesteps_of(settings)
@@ -117,6 +114,20 @@ class Pipeline(NamedTuple):
     images = images[:, : asked[0], : asked[1]]
     self.check_finite(images, raw, guide)
     return images
+
+  def guide(
+    self,
+    negative: Sequence[str | None],
+    size: tuple[int, int],
+    settings: Settings,
+    style: prompts.Style = prompts.PLAIN,
+  ) -> dict | None:
+    """What `draw` guides away from, for images of a size in pixels; None without guidance."""
+    if self.networks.reads_guidance:
+      return self.given(negative, settings)
+    if not settings.guides:
+      return None
+    return dict(self.words(negative, size, style), **settings.scales())
 
   def given(self, negative: Sequence[str | None], settings: Settings) -> dict[str, float]:
     """The guidance scale as it is given to the U-Net; a UserError for what it cannot be told."""

@@ -25,13 +25,19 @@ jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 assert jax.device_count() == 8 and jax.process_count() == 2
 
 import tiny
-from cdd.runs import loop
+from cdd import sampling
+from cdd.runs import evaluations, loop
 
 config = tiny.load('depth.py:tiny', Path(sys.argv[3]))
 config.data.batch_size = 8
 config.mesh.fsdp = 8  # Parameters are cut over both processes.
 config.log.samples_every = 2
-loop.run(config, Path(sys.argv[4]))
+config.evaluation.update(dict(count=8, batch_size=8))  # Each device samples one example.
+workdir = Path(sys.argv[4])
+loop.run(config, workdir)
+pipeline, asked = sampling.load(workdir, step=2), evaluations.Asked()
+again = dict(label='again', updates=2, folder=workdir / 'again')
+evaluations.evaluate(pipeline, config, config, asked, **again)
 print('process', jax.process_index(), 'ended')
 """
 
@@ -69,6 +75,16 @@ def test_both_processes_end_and_process_0_alone_reports(run):
   rows = json.loads((workdir / 'metrics.json').read_text())
   assert rows[0]['method'] == 'ours' and np.isfinite(rows[0]['lpips'])
   assert len(list((workdir / 'samples').iterdir())) == 1
+
+
+def test_a_model_is_evaluated_by_all_devices_with_the_figures_of_the_report(run):
+  workdir, printed = run
+  report = json.loads((workdir / 'metrics.json').read_text())
+  again = json.loads((workdir / 'again' / 'evaluation.json').read_text())['rows']
+  for name in ('lpips', 'psnr', 'ssim'):
+    ours, theirs = ([row[name] for row in rows] for rows in (again, report))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+  assert 'again' in printed[0] and 'again' not in printed[1]
 
 
 def test_the_export_holds_every_parameter_whole(run):

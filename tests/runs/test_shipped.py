@@ -16,6 +16,7 @@ from cdd.runs import report, streams
 from cdd.runs import shipped as beside
 from cdd.runs.evaluate import evaluate
 from cdd.runs.experiment import experiment
+from cdd.runs.rows import mismatched
 
 TASKS = ('depth', 'super_resolution')
 TOKENIZERS = dict(tokenizer=assets.PRIOR / 'tokenizer')
@@ -108,7 +109,8 @@ def test_every_process_samples_and_process_0_alone_writes(process, tmp_path, mon
   assert rows[0]['psnr'] == pytest.approx(float((-10 * np.log10(error)).mean()), rel=1e-4)
   written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*') if p.is_file()}
   pictures = {f'pictures/{name}.png' for name in ('side_by_side', 'ours', 'finetune_shipped')}
-  assert written == (set() if process else {'report.html', 'metrics.json'} | pictures)
+  others = {'report.html', 'metrics.json', 'pictures/examples.npz'}
+  assert written == (set() if process else others | pictures)
   assert bool(capsys.readouterr().out) == (process == 0)
 
 
@@ -135,7 +137,7 @@ def test_the_shipped_weights_measure_what_the_results_say(task, tmp_path):
 
 def test_examples_exchange_what_a_row_is_about_and_keep_their_truth():
   seen = []
-  sample = report.mismatched(lambda batch, number: seen.append(batch), ('condition', 'mask'))
+  sample = mismatched(lambda batch, number: seen.append(batch), ('condition', 'mask'))
   batch = dict(image=np.arange(3), condition=np.arange(3), tokens=np.arange(3))
   sample(batch, 0)
   assert {name: array.tolist() for name, array in seen[0].items()} == dict(
