@@ -97,9 +97,11 @@ def test_every_process_samples_and_process_0_alone_writes(process, tmp_path, mon
     return 0.9 * batch['image']
 
   monkeypatch.setattr(report.jax, 'process_index', lambda: process)
-  bound = SimpleNamespace(
-    held_out=lambda count, size: [batch], sample=sample, reconstruct=lambda params, images: images
-  )
+  source = streams.HeldOut(None, None, None, None)
+  monkeypatch.setattr(streams.HeldOut, '__call__', lambda self, count, size: [batch])
+  monkeypatch.setattr(streams.HeldOut, 'pictures', lambda self, count: count)
+  reconstruct = lambda params, images: images
+  bound = SimpleNamespace(held_out=source, sample=sample, reconstruct=reconstruct)
   rows = report.evaluate(bound, config, None, tmp_path)
   assert {*calls} == {('consistency', 1), ('consistency', 4)}
   methods = [*dict.fromkeys(row['method'] for row in rows)]
