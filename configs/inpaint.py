@@ -14,9 +14,9 @@ The data, data/inpaint or the PATH of `data=PATH`, is images with captions besid
 
   train/0001.jpg  train/0001.txt  test/...
 
-The masks are drawn. With --config.data.task.masks=source they are read, white where the picture is
-to be painted: train/0001.mask.png. docs/own_data.md has all layouts. To encode it ahead of
-training:
+The masks are drawn; a tenth of them cover the whole picture, which is then drawn from its caption
+alone. With --config.data.task.masks=source they are read, white where the picture is to be painted:
+train/0001.mask.png. docs/own_data.md has all layouts. To encode it ahead of training:
 
   python -m cdd.prepare --config=inpaint --output=data/inpaint_prepared --count=1000000
   python -m cdd.main --config=inpaint:full,prepared=data/inpaint_prepared

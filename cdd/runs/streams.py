@@ -153,7 +153,7 @@ def held_out(config, tokenize: Callable, workdir: Path | None = None) -> HeldOut
     count = settings.count
     pipeline.check_held_out(source, batch_size=settings.batch_size, count=count)
     if jax.process_index() == 0 and (said := few(made.pictures(count), count)):
-      print(f'{said} Metrics of {source!r} say little about other pictures.', flush=True)
+      print(f'{said} Their metrics say little about others (config.data.held_out).', flush=True)
   return made
 
 

@@ -41,9 +41,7 @@ def test_how_few_pictures_the_held_out_examples_are_of_is_said_before_the_traini
   data = SimpleNamespace(task=dict(name='text_to_image'), held_out=source)
   held_out = streams.held_out(SimpleNamespace(data=data, evaluation=evaluation), None)
   (line,) = capsys.readouterr().out.splitlines()
-  assert line.startswith(
-    'The 128 held-out examples are crops of no more than 1 picture. Metrics of'
-  )
+  assert line.startswith('The 128 held-out examples are crops of no more than 1 picture. Their ')
   assert held_out.pictures(128) == 1
   data.held_out = dict(source, part=None)
   held_out = streams.held_out(SimpleNamespace(data=data, evaluation=evaluation), None)
