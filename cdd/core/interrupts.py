@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from jax import monitoring
 
 GRACE = 1.0  # Seconds in which Python may react to a signal before it counts as held up.
+LAST = 5.0  # Seconds in which Python may end what it does, once it has reacted.
 SILENT = 5.0  # Seconds after which a compilation is said.
 STOPPING = b'\nStopping: this step is saved, then the run ends. Once more ends it at once.\n'
 # How a process ends by a signal: what it says, and its exit code.
 INTERRUPTED = 'error: interrupted', 130
 _ends = [INTERRUPTED]
 _heeded = threading.Event()  # Python has reacted to the last signal.
+_ending = threading.Event()  # It has reacted by an exception that ends what it does.
 _saving = threading.Event()  # There is something to save, for which a first signal waits.
 _told = threading.Event()  # That it waits was said.
 _shown: list[Callable[[], None]] = []  # What says that there is a compilation.
@@ -48,6 +50,7 @@ def watch() -> None:
 def interrupted(number, frame) -> None:
   """The handler of a signal that ends what is done; a second signal ends the process at once."""
   del frame
+  _ending.set()
   heed(number)
   raise KeyboardInterrupt
 
@@ -96,7 +99,9 @@ def _listen(reader: int) -> None:
     if held_up and _saving.is_set() and not again:
       stopping()
       held_up, again = _held_up(reader, None)
-    if held_up:
+    if not held_up and _ending.is_set():
+      time.sleep(LAST)  # The exception may be lost: Python ignores those of callbacks of its own.
+    if held_up or _ending.is_set():
       end()
     _heeded.clear()
 

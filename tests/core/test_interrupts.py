@@ -29,6 +29,14 @@ CASES = dict(
   compiling='hold(20)',
   first_step='with hosts.Stop(): hold(20)',
   python="print('held', flush=True)\ntry:\n  time.sleep(20)\nfinally:\n  print('cleaned up')",
+  lost="""
+class Ignoring:
+  def __del__(self):
+    print('held', flush=True)
+    time.sleep(20)
+Ignoring()
+time.sleep(20)
+""",
   saving="""
 with hosts.Stop() as stop:
   assert not stop.reached(1)
@@ -96,6 +104,12 @@ def test_a_command_that_python_itself_ends_says_so_alike(case):
 def test_what_python_can_end_itself_is_cleaned_up():
   code, seconds, out, err = ended(CASES['python'], [signal.SIGINT])
   assert code != 0 and seconds < 10 and out == 'cleaned up\n' and 'KeyboardInterrupt' in err
+
+
+def test_an_interruption_that_python_loses_ends_the_process_too():
+  code, seconds, _, err = ended(CASES['lost'], [signal.SIGINT])
+  text, expected = interrupts.INTERRUPTED
+  assert code == expected and seconds < 15 and err.endswith(f'\n{text}\n')
 
 
 def test_a_step_is_waited_for_and_saved_and_a_line_says_so_at_once():
