@@ -24,6 +24,7 @@ def define_flags() -> None:
 def main() -> None:
   folder = cli.folder(FLAGS.output, 'output')
   cli.join_processes()
+  hosts.end_on_sigterm()  # The shards that are complete are kept.
   with hosts.together():
     prepare.run(
       FLAGS.config,

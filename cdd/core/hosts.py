@@ -44,6 +44,11 @@ def join(coordinator: str | None, count: int | None, index: int | None) -> None:
     ) from error
 
 
+def end_on_sigterm() -> None:
+  """Lets SIGTERM end this process, where jax notes it for a loop that asks, as `Stop` does."""
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def together():
   """Within it, a process that fails or is gone ends all others too, and they say which it was.

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -96,3 +98,24 @@ def test_a_process_that_dies_ends_the_other_which_says_so(dies, prior, workdir):
   # Jax itself, which may be first, calls process 0 the leader.
   said = ('gave no sign of life', '[1]') if dies else ('coordinat',)
   assert all(word in errors for word in said), errors
+
+
+def test_sigterm_ends_the_encoding_of_examples_also_where_processes_were_joined(prior, tmp_path):
+  folder, source = tmp_path / 'prepared', f'--config.data.source.size={tiny.SIZE}'
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'cdd.prepare', '--config=depth:tiny', source, '--count=100000']
+    + [f'--config.prior.path={prior}', f'--output={folder}', '--shards=50000', '--batch_size=2']
+    + [f'--coordinator=localhost:{free_port()}', '--num_processes=1', '--process_id=0'],
+    cwd=tiny.ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  deadline = time.monotonic() + 300
+  while not list(folder.glob('*.arrayrecord')):
+    assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+    time.sleep(0.05)
+  process.send_signal(signal.SIGTERM)
+  code, _, errors = tiny.finish(process, timeout=30)
+  assert code == -signal.SIGTERM and 'Traceback' not in errors
+  assert len(list(folder.glob('*.arrayrecord'))) < 50000
