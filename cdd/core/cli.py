@@ -63,7 +63,12 @@ def leave_out_noise() -> None:
 
   sys.excepthook = hook
   handler = logging.get_absl_handler()
-  handler.addFilter(lambda record: not (record.exc_info and 'orbax' in record.pathname))
+  handler.addFilter(lambda record: not ('orbax' in record.pathname and is_noise(record)))
+
+
+def is_noise(record) -> bool:
+  """Whether a message of Orbax is a traceback, or misses a file that it does not need."""
+  return bool(record.exc_info) or 'Metadata file does not exist' in record.getMessage()
 
 
 def folder(value: str, flag: str) -> Path:

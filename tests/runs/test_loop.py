@@ -1,11 +1,12 @@
 import time
 from types import SimpleNamespace
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
 from cdd.runs import loop as loops
-from cdd.training import meter, profiler, sharding
+from cdd.training import chips, meter, profiler, sharding
 
 CONFIG = ConfigDict(
   dict(log=dict(every=1), optimizer=dict(learning_rate=1e-3), method=dict(name='conditional'))
@@ -55,3 +56,23 @@ def test_a_late_batch_counts_as_waiting_only_if_the_device_has_nothing_to_do(don
 def test_a_run_without_a_timed_interval_says_nothing_of_waiting():
   speed = meter.Meter(step=0, images=1)
   assert loops.Loop(None, CONFIG, None, None, speed, None).said_of_waiting() == ''
+
+
+def test_mfu_is_logged_where_the_peak_of_the_chips_is_known(monkeypatch, tmp_path):
+  monkeypatch.setitem(chips.PEAK, jax.devices()[0].device_kind, 1e6)
+  value, logged = Value(1.0), []
+  experiment = SimpleNamespace(
+    batches=late_batches(),
+    mesh=sharding.make_mesh(),
+    step=lambda state, batch: (state, dict(loss=value, grad_norm=value)),
+    work=lambda state, batch: 2e4,
+  )
+  log = SimpleNamespace(scalars=lambda step, values: logged.append(values))
+  bar = SimpleNamespace(n=0, **dict.fromkeys(('update', 'set_postfix', 'write'), lambda _: None))
+  with profiler.Profiler(tmp_path) as traces:
+    loop = loops.Loop(experiment, CONFIG, log, bar, meter.Meter(step=0, images=1), traces)
+    for step in range(1, 5):
+      loop.step(None, step)
+  for row in logged:
+    share = 2e4 * row['steps_per_second'] / (1e6 * len(jax.devices()))
+    assert row['mfu'] == pytest.approx(share) and 0 < row['mfu'] < 2e4 * 50 / 1e6
