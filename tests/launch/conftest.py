@@ -70,7 +70,7 @@ class Cloud:
       env=self.environment(**more),
       capture_output=True,
       text=True,
-      timeout=120,
+      timeout=300,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

@@ -20,7 +20,7 @@ TRAIN = (
 )
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=90):
   deadline = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < deadline
@@ -139,10 +139,13 @@ def test_a_run_outlives_its_connection_and_a_second_one_is_refused(cloud):
 
 def test_stop_has_every_host_save_and_the_code_says_that_it_resumes(cloud):
   cloud.ready()
-  cloud.write('train', "#!/bin/bash\ntrap 'echo saved; exit 75' TERM\nsleep 60 &\nwait\n")
+  cloud.write(
+    'train',
+    "#!/bin/bash\ntrap 'echo saved; exit 75' TERM\n"
+    'touch "$STANDIN/listens_$HOST"\nsleep 60 &\nwait\n',
+  )
   cloud.tpu('run', '--', *TRAIN)
-  wait_for(lambda: len(started(cloud)) == 2)
-  time.sleep(0.5)  # Until the trap is set.
+  wait_for(lambda: len(list(cloud.folder.glob('listens_*'))) == 2)
   done = cloud.tpu('stop')
   assert done.code == 0, done
   assert sorted(done.said) == [f'state=stopped code=75 host=w-{n}' for n in range(2)]
