@@ -115,6 +115,8 @@ def part(config, shapes, size, devices) -> planning.Part:
 def planned(config, shapes, size, devices) -> dict:
   """The numbers of the program of a config, compiled."""
   program = part(config, shapes, size, devices)
+  if program.whole:
+    print(program.whole, file=sys.stderr)
   what = f'{FLAGS.program} for {FLAGS.topology}, {spelled(size)} px, a batch of {program.images}'
   with saying(what):
     plan = planning.compiled(program)

@@ -98,8 +98,8 @@ def base() -> ConfigDict:
     multipliers=((r'adapter[.]mu.*', 20.0),),
   )
   config.accumulate = 1
-  config.mesh = dict(data=-1, fsdp=1)
-  config.sharding = (('.*', 'fsdp'),)  # (pattern of paths, 'fsdp' or 'replicate').
+  config.mesh = dict(data=-1, fsdp=1, tensor=1)
+  config.sharding = (('.*', 'fsdp'),)  # (pattern of paths, an entry of MODES in sharding.py).
   config.log = dict(every=20, samples_every=500, checkpoint_every=500, keep=2)
   config.log.profile = config_dict.placeholder(str)  # 'START:STOP': the updates to be traced.
   config.log.tensorboard = True
@@ -183,7 +183,7 @@ def large(
   )
   config.optimizer.learning_rate = learning_rate
   config.accumulate = 2
-  config.mesh = dict(data=-1, fsdp=16)
+  config.mesh = dict(data=-1, fsdp=16, tensor=1)
 
 
 def embedded(config: ConfigDict, task: dict, *, cache: int) -> None:

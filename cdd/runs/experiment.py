@@ -1,6 +1,7 @@
 """Owns the reading of a config: what it names is looked up and bound here, and nowhere below."""
 
 import functools
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,8 @@ def experiment(config, workdir: Path) -> Experiment:
     stream = streams.encoded(config.data, stream, networks, prior, workdir.parent / 'latents')
   make = partial(program, config, train=train, mesh=mesh, finish=stream.finish)
   step = make(networks)
+  if said := sharding.whole({**train, **frozen}, mesh, config.sharding):
+    logging.warning(said)
   frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh, config.sharding))
   tokenize = priors.reader(prior)
   rng = jax.random.key(config.seed)

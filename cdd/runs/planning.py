@@ -37,6 +37,7 @@ class Part(NamedTuple):
       trees, each leaf with its sharding.
     images: that one call of it makes or trains on.
     trainable, total: numbers of parameters.
+    whole: what to say of parameters that no chip has a part of (`sharding.whole`).
   """
 
   function: Any
@@ -44,6 +45,7 @@ class Part(NamedTuple):
   images: int
   trainable: int
   total: int
+  whole: str
 
 
 class Plan(NamedTuple):
@@ -158,7 +160,9 @@ def training(config, prior: diffusers.Pretrained, resolution, devices: list) -> 
     'batch': placed(batch, dict.fromkeys(batch, sharding.over_batch(mesh))),
     'key': placed(jax.eval_shape(lambda: jax.random.key(0)), sharding.replicated(mesh)),
   }
-  return Part(step.update, arguments, config.data.batch_size, count(train), count(train | frozen))
+  params = {**train, **frozen}
+  numbers = config.data.batch_size, count(train), count(params)
+  return Part(step.update, arguments, *numbers, sharding.whole(params, mesh, config.sharding))
 
 
 def sampling(config, prior: diffusers.Pretrained, resolution, devices: list, steps: int) -> Part:
@@ -192,7 +196,8 @@ def sampling(config, prior: diffusers.Pretrained, resolution, devices: list, ste
     'key': placed(jax.eval_shape(lambda: jax.random.key(0)), sharding.replicated(mesh)),
   }
   function = jax.jit(run, out_shardings=over)
-  return Part(function, arguments, config.data.batch_size, count(train), count(params))
+  numbers = config.data.batch_size, count(train), count(params)
+  return Part(function, arguments, *numbers, sharding.whole(params, mesh, config.sharding))
 
 
 def compiled(part: Part) -> Plan:

@@ -89,7 +89,7 @@ def batches(config, stream: Stream, tokenize: Callable, mesh) -> pipeline.Batche
     dropout=dropout(config.data),
     threads=config.data.threads,
     workers=config.data.workers,
-    rows=sharding.rows(mesh, config.data.batch_size),
+    rows=sharding.examples(mesh, config.data.batch_size),
   )
 
 

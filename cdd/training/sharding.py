@@ -1,39 +1,89 @@
-"""Owns placement: the mesh, and which axis of a parameter is cut over it."""
+"""Owns placement: the mesh, and which axes of a parameter are cut over it."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cdd.core import trees
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
 
-# (pattern of paths, what becomes of the parameters that match): the first match counts.
+AXES = ('data', 'fsdp', 'tensor')
+# (pattern of paths, a name in MODES): what becomes of the parameters whose path matches first.
 Rules = Sequence[tuple[str, str]]
 FSDP: Rules = (('.*', 'fsdp'),)
+SMALL = 0.01  # Of all bytes of the parameters.
+LISTED = 10
+LEAST = 2**14  # Numbers of a parameter that is worth cutting.
+# The layers in pairs of a transformer, of U-Nets and of text encoders: what the first of a pair
+# makes of its columns the second reads by its rows, so that chips exchange only the second's sum.
+COLUMNS = r'.*[.](to_[qkv]|net[.]0[.]proj|[qkv]_proj|fc1)[.]kernel'
+ROWS = r'.*[.](to_out[.]0|net[.]2|out_proj|fc2)[.]kernel'
 
 
-def make_mesh(*, data: int = -1, fsdp: int = 1, devices: Sequence | None = None) -> Mesh:
-  """A (data, fsdp) mesh; -1 takes the devices that are left.
+def make_mesh(
+  *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence | None = None
+) -> Mesh:
+  """A (data, fsdp, tensor) mesh.
+
+  Over several slices of TPUs, which are joined by the slower network of the data centre, `data` is
+  cut first: nothing but gradients goes from slice to slice.
+
+  Args:
+    data: how many parts of the batch have parameters of their own; -1 takes the devices left.
+    fsdp: how many share the parameters and the moments, each with a part of the batch.
+    tensor: how many compute one part of the batch together (`MODES`).
 
   Raises:
-    UserError: the sizes do not multiply to the number of devices.
+    UserError: the sizes do not multiply to the number of devices, or do not fit the slices.
   """
   devices = list(devices if devices is not None else jax.devices())
-  count = len(devices)
-  if -1 in (data, fsdp):
-    known = data * fsdp * -1 if data != fsdp else 0
-    if known < 1 or count % known:
-      raise UserError(f'A mesh of data={data}, fsdp={fsdp} does not divide {count} devices.')
-    data, fsdp = (count // known, fsdp) if data == -1 else (data, count // known)
-  if data * fsdp != count:
-    raise UserError(f'A mesh of data={data}, fsdp={fsdp} does not fill {count} devices.')
+  sizes = sized(dict(data=data, fsdp=fsdp, tensor=tensor), len(devices))
   # Explicit axes, the default of jax 0.10, refuse sharded convolution kernels.
-  return jax.make_mesh(
-    (data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, devices=devices
+  kinds = dict(axis_types=(AxisType.Auto,) * len(AXES))
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if slices == 1:
+    return jax.make_mesh(tuple(sizes.values()), AXES, devices=devices, **kinds)
+  if sizes['data'] % slices:
+    raise UserError(
+      f'A mesh of {spelled(sizes)} does not fit {slices} slices: config.mesh.data must be a '
+      'multiple of their number, as nothing else may be cut over slices.'
+    )
+  inside = dict(sizes, data=sizes['data'] // slices)
+  across = dict.fromkeys(AXES, 1) | dict(data=slices)
+  places = mesh_utils.create_hybrid_device_mesh(
+    tuple(inside.values()), tuple(across.values()), devices
   )
+  return Mesh(places, AXES, **kinds)
+
+
+def sized(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+  """The sizes of the axes, with the one that is -1 as what is left of so many devices.
+
+  Raises:
+    UserError: they do not multiply to it.
+  """
+  free = [name for name, size in sizes.items() if size == -1]
+  known = math.prod(size for size in sizes.values() if size != -1)
+  if len(free) > 1 or known < 1 or count % known:
+    raise UserError(f'A mesh of {spelled(sizes)} does not divide {count} devices.')
+  sizes = dict(sizes) | dict.fromkeys(free, count // known)
+  if math.prod(sizes.values()) != count:
+    raise UserError(f'A mesh of {spelled(sizes)} does not fill {count} devices.')
+  return sizes
+
+
+def spelled(sizes: Mapping[str, int]) -> str:
+  return ', '.join(f'{name}={size}' for name, size in sizes.items())
+
+
+def parts(mesh: Mesh) -> int:
+  """Into how many parts a batch is cut."""
+  return mesh.shape['data'] * mesh.shape['fsdp']
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -44,41 +94,90 @@ def over_batch(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
 
 
-def fsdp(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+def fsdp(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
   """Cuts the largest axis that the size of the fsdp axis divides; small leaves are not cut."""
-  size = mesh.shape['fsdp']
-  fits = [axis for axis, n in enumerate(shape) if n % size == 0]
-  if size == 1 or not fits or np.prod(shape) < 2**14:
-    return replicated(mesh)
-  best = max(fits, key=lambda axis: shape[axis])
-  axes = ('fsdp' if axis == best else None for axis in range(len(shape)))
-  return NamedSharding(mesh, PartitionSpec(*axes))
+  del path
+  return cut(shape, mesh, {})
 
 
-def replicate(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+def replicate(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
   """Every device holds the whole array."""
-  del shape
+  del path, shape
   return replicated(mesh)
 
 
-# What a rule of config.sharding may name.
-MODES = dict(fsdp=fsdp, replicate=replicate)
+def columns(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+  """Cuts the outputs of a layer, its last axis, over tensor, and another one as `fsdp` does."""
+  del path
+  return cut(shape, mesh, {len(shape) - 1: 'tensor'})
+
+
+def rows(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+  """Cuts the inputs of a layer, its last axis but one, over tensor, and another as `fsdp` does."""
+  del path
+  return cut(shape, mesh, {len(shape) - 2: 'tensor'})
+
+
+def tensor(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+  """`columns` and `rows` for the layers of transformers, `fsdp` for all others."""
+  mode = trees.match(((COLUMNS, columns), (ROWS, rows), ('.*', fsdp)), [path])[path]
+  return mode(path, shape, mesh)
+
+
+def cut(shape: tuple[int, ...], mesh: Mesh, axes: Mapping[int, str]) -> NamedSharding:
+  """An array cut over the axes of the mesh that are given, where they divide it, and over fsdp."""
+  if np.prod(shape) < LEAST:
+    return replicated(mesh)
+  axes = {
+    axis: name
+    for axis, name in axes.items()
+    if 0 <= axis < len(shape) and mesh.shape[name] > 1 and shape[axis] % mesh.shape[name] == 0
+  }
+  size = mesh.shape['fsdp']
+  fits = [axis for axis, n in enumerate(shape) if n % size == 0 and axis not in axes]
+  if size > 1 and fits:
+    axes[max(fits, key=lambda axis: shape[axis])] = 'fsdp'
+  return NamedSharding(mesh, PartitionSpec(*(axes.get(axis) for axis in range(len(shape)))))
+
+
+# What a rule of config.sharding may name: (path, shape, mesh) -> where it lies.
+MODES = dict(fsdp=fsdp, replicate=replicate, columns=columns, rows=rows, tensor=tensor)
 
 
 def of_params(params, mesh: Mesh, rules: Rules = FSDP) -> dict[str, NamedSharding]:
   """A sharding for every leaf of a flat tree.
 
   Args:
-    rules: (pattern, a name in MODES); 'fsdp' cuts over the fsdp axis, 'replicate' cuts nothing.
+    rules: (pattern, a name in MODES).
 
   Raises:
     UserError: an unknown mode, or a path that no pattern matches.
   """
   modes = trees.match(rules, params)
   return {
-    path: choose(MODES, modes[path], 'mode of config.sharding')(leaf.shape, mesh)
+    path: choose(MODES, modes[path], 'mode of config.sharding')(path, leaf.shape, mesh)
     for path, leaf in params.items()
   }
+
+
+def whole(params, mesh: Mesh, rules: Rules = FSDP) -> str:
+  """What to say of parameters that every chip holds whole though the mesh shares them.
+
+  Empty where nothing is shared, or where that is at most 1 % of their bytes; else the share and
+  the largest of them.
+  """
+  if parts(mesh) == mesh.shape['data'] and mesh.shape['tensor'] == 1:
+    return ''
+  places = of_params(params, mesh, rules)
+  size = {path: math.prod(leaf.shape) * leaf.dtype.itemsize for path, leaf in params.items()}
+  left = [path for path in params if places[path].is_fully_replicated]
+  share = sum(size[path] for path in left) / max(1, sum(size.values()))
+  if share <= SMALL:
+    return ''
+  first = sorted(left, key=size.get, reverse=True)[:LISTED]
+  named = ', '.join(f'{path} {size[path] / 2**20:.1f} MiB' for path in first)
+  more = f' and {len(left) - len(first)} more' if len(left) > len(first) else ''
+  return f'{share:.1%} of the parameters lie whole on every chip (config.sharding): {named}{more}.'
 
 
 def placer(mesh: Mesh, rules: Rules = FSDP) -> Callable[[str, np.ndarray], jax.Array]:
@@ -110,8 +209,8 @@ def over_devices(function: Callable, mesh: Mesh) -> Callable:
   Args:
     function: it must treat every example alone.
   """
-  cut = over_batch(mesh).spec
-  return jax.shard_map(function, mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False)
+  spec = over_batch(mesh).spec
+  return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
 
 
 def readable(params, mesh: Mesh) -> dict:
@@ -130,7 +229,7 @@ def readable(params, mesh: Mesh) -> dict:
   return {path: complete(leaf) for path, leaf in params.items()}
 
 
-def rows(mesh: Mesh, batch_size: int) -> list[int]:
+def examples(mesh: Mesh, batch_size: int) -> list[int]:
   """Which examples of a global batch lie on the devices of this process, ascending.
 
   Raises:
@@ -138,19 +237,20 @@ def rows(mesh: Mesh, batch_size: int) -> list[int]:
   """
   refuse_uneven(mesh, batch_size)
   places = over_batch(mesh).addressable_devices_indices_map((batch_size,))
-  return sorted(row for (cut,) in places.values() for row in range(batch_size)[cut])
+  # Those that compute one part together have the same.
+  return sorted({row for (cut,) in places.values() for row in range(batch_size)[cut]})
 
 
 def refuse_uneven(mesh: Mesh, batch_size: int) -> None:
   """Raises a UserError if the devices do not divide a global batch."""
-  if batch_size % mesh.size:
+  if batch_size % parts(mesh):
     raise UserError(
-      f'config.data.batch_size={batch_size} cannot be divided among {mesh.size} devices.'
+      f'config.data.batch_size={batch_size} cannot be divided among {parts(mesh)} devices.'
     )
 
 
 def put_batch(batch, mesh: Mesh):
-  """A host batch (the `rows` of this process) as global arrays, cut over all devices."""
+  """A host batch (the `examples` of this process) as global arrays, cut over all devices."""
   place = over_batch(mesh)
   return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(place, leaf), batch)
 
