@@ -246,7 +246,7 @@ def test_a_batch_or_a_mesh_that_does_not_fit_the_devices_is_refused_before_compi
     with pytest.raises(UserError, match='batch_size=6 cannot be divided among 4 devices'):
       make(config, shapes, tiny.SIZE, four)
     config.mesh.fsdp = 3
-    with pytest.raises(UserError, match='fsdp=3 does not divide 4 devices'):
+    with pytest.raises(UserError, match='fsdp=3, tensor=1 does not divide 4 devices'):
       make(config, shapes, tiny.SIZE, four)
 
 
