@@ -75,8 +75,11 @@ def test_edges_that_are_black_on_white_are_inverted_with_a_warning_and_others_ar
 def test_ready_conditions_of_dark_lines_on_white_are_warned_of_once_and_inverted_if_asked(caplog):
   lines = drawing(black_on_white=True).astype(np.float32) / 255
   example = dict(image=np.zeros((32, 32, 3)), condition=lines, caption='a')
-  plain = paired()
-  for _ in range(3):
+  plain, bright = paired(), paired()
+  for number in range(30):  # A bright picture among others says nothing.
+    bright.draw(example if number % 3 == 0 else dict(example, condition=lines / 3), rng())
+  assert not caplog.records
+  for _ in range(30):
     assert np.array_equal(plain.draw(example, rng())['condition'], lines)
   (record,) = caplog.records
   assert 'its mean is 0.94 of 0..1), and' in record.getMessage()

@@ -14,7 +14,7 @@ def paired(*, invert: bool = False) -> Task:
   """Images from the condition pictures that the source has for them, as they are.
 
   The example's `condition` is float32 [h, w, 3] in 0..1, aligned with the image. It is what
-  ControlNet's training calls the source or the conditioning image. If one of the first looks like
+  ControlNet's training calls the source or the conditioning image. If most of the first look like
   dark lines on white, a warning says so (`lines_on_white`).
 
   Args:
@@ -29,10 +29,11 @@ def paired(*, invert: bool = False) -> Task:
     del rng
     condition = right(example['condition'])
     if len(looked_at) < FIRST:
-      looked_at.append(said := lines_on_white(condition))
-      if said and sum(map(bool, looked_at)) == 1:
+      looked_at.append(lines_on_white(condition))
+      found = [said for said in looked_at if said]
+      if len(looked_at) == FIRST and len(found) > FIRST / 2:
         more = "invert the files, or give the config data.task=dict(name='paired', invert=True)"
-        logging.warning('A condition %s: %s.', said, more)
+        logging.warning('Most conditions are like the first, which %s: %s.', found[0], more)
     return dict(image=example['image'], condition=condition, caption=example['caption'])
 
   def from_picture(picture: Image.Image) -> np.ndarray:
