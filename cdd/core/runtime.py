@@ -4,6 +4,7 @@ Importing the package sets nothing of it.
 """
 
 import ctypes
+import glob
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,17 @@ CPU_CONVOLUTIONS = (
 MALLOC = dict(arena_max=(-8, 1), mmap_max=(-4, 0), trim_threshold=(-1, -1))
 
 
+# libtpu, which the plan extra installs, complains at length where it finds no TPU and no word of
+# one. It looks for a metadata server, and takes a lock for the whole machine, unless told not to.
+NO_TPU = dict(
+  TPU_SKIP_MDS_QUERY='1',
+  TPU_WORKER_HOSTNAMES='localhost',
+  TPU_ACCELERATOR_TYPE='v5litepod-4',
+  ALLOW_MULTIPLE_LIBTPU_LOAD='1',
+)
+CHIPS = '/dev/accel*', '/dev/vfio/[0-9]*'  # The files of TPUs.
+
+
 def configure() -> None:
   """Sets the flags and the memory, unless CDD_XLA_FLAGS=off, and the cache of programs.
 
@@ -29,6 +41,8 @@ def configure() -> None:
     if CPU_CONVOLUTIONS not in flags:
       os.environ['XLA_FLAGS'] = f'{flags} {CPU_CONVOLUTIONS}'.strip()
     never_return_memory()
+  if not any(map(glob.glob, CHIPS)):
+    without_tpus()
   cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')) / 'cdd' / 'xla'
   defaults = dict(
     jax_compilation_cache_dir=str(cache), jax_persistent_cache_min_compile_time_secs=1.0
@@ -36,6 +50,12 @@ def configure() -> None:
   for name, value in defaults.items():
     if name.upper() not in os.environ:
       jax.config.update(name, value)
+
+
+def without_tpus() -> None:
+  """Tells libtpu, if it is installed, that this machine has no TPUs; what is set already counts."""
+  for name, value in NO_TPU.items():
+    os.environ.setdefault(name, value)
 
 
 def never_return_memory() -> None:

@@ -1,23 +1,16 @@
 """Owns the devices that a plan is for: absent TPUs, devices of this CPU, those that are present."""
 
 import importlib.util
-import os
 import re
 from typing import NamedTuple
 
 import jax
 from jax.experimental import topologies
 
+from cdd.core import runtime
 from cdd.core.errors import UserError
 
 GIB = 2**30
-# libtpu looks for a TPU's metadata server and takes a lock for the whole machine otherwise.
-LIBTPU = dict(
-  TPU_SKIP_MDS_QUERY='1',
-  TPU_WORKER_HOSTNAMES='localhost',
-  ALLOW_MULTIPLE_LIBTPU_LOAD='1',
-  TPU_ACCELERATOR_TYPE='v5litepod-4',  # Any; without one it complains.
-)
 
 
 class Chip(NamedTuple):
@@ -114,8 +107,7 @@ def prepare(topology: str) -> None:
   jax.config.update('jax_platforms', 'cpu')
   if kind == 'cpu':
     jax.config.update('jax_num_cpu_devices', cpus(topology))
-  for name, value in LIBTPU.items():
-    os.environ.setdefault(name, value)
+  runtime.without_tpus()
 
 
 def devices(topology: str) -> list:
