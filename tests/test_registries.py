@@ -92,7 +92,7 @@ def test_entries_are_named_as_their_functions_say_what_they_do_and_take_no_extra
     distances=['a', 'b', 'weight'],
     sample_t=['rng', 'batch', 'dt', 'num_steps'],
     targets=['target', 'params', 'step'],
-    modes=['shape', 'mesh'],
+    modes=['path', 'shape', 'mesh'],
   )
   for name, entry in NAMED[kind].items():
     assert entry.__name__ == name

@@ -446,10 +446,9 @@ def test_examples_in_buckets_are_prepared_and_trained_on_in_batches_of_one_shape
   assert shapes == [(16, 20)] * 6 + [(20, 16)] * 3
   ahead = ConfigDict(config.to_dict())
   ahead.data.source = dict(name='prepared', path=str(place))
-  for each in (config, ahead):
-    each.steps = 4
-    found = losses(each, tmp_path / each.data.source.name)
-    assert len(found) == 4 and np.isfinite(found).all()
+  ahead.steps = 4
+  found = losses(ahead, tmp_path / 'run')
+  assert len(found) == 4 and np.isfinite(found).all()
   manifest = json.loads((place / 'manifest.json').read_text())
   (place / 'manifest.json').write_text(json.dumps(dict(manifest, buckets=[6, 4])))
   with pytest.raises(UserError, match=r'its buckets are \[6, 4\], not whole numbers of 9'):

@@ -48,5 +48,5 @@ def test_a_target_follows_every_parameter_or_keeps_none(name):
 def test_a_mode_of_sharding_places_an_array_of_any_shape(name):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   for shape in ((), (7,), (64, 512)):
-    place = MODES[name](shape, mesh)
+    place = MODES[name]('unet.conv_in.kernel', shape, mesh)
     assert isinstance(place, NamedSharding) and place.shard_shape(shape) == shape
