@@ -303,9 +303,12 @@ def broken(workdir: Path, steps: int, faults: int, seed: int) -> list[Life]:
   kinds = [kind for kind in FAULTS if kind != 'full_disk' or os.path.ismount(workdir.parent)]
   order = [kinds[n % len(kinds)] for n in range(faults)]
   rng.shuffle(order)
-  for number, kind in enumerate(order):
-    lives.append(live(run, kind, (number + 1) * steps // (faults + 1), rng))
-    print(f'{number + 1:3d} of {faults}: {said(lives[-1])}', flush=True)
+  try:
+    for number, kind in enumerate(order):
+      lives.append(live(run, kind, (number + 1) * steps // (faults + 1), rng))
+      print(f'{number + 1:3d} of {faults}: {said(lives[-1])}', flush=True)
+  finally:
+    run.signal(signal.SIGKILL, 0, 1)
   return [*lives, whole(workdir, steps)]
 
 
@@ -397,7 +400,7 @@ def folders(root: Path | None):
       yield Path(place), disk
     finally:
       if mounted:
-        subprocess.run(['umount', str(disk)], check=False)
+        subprocess.run(['umount', '-l', str(disk)], check=False)
 
 
 def main(arguments) -> int:

@@ -152,8 +152,9 @@ class Checkpoints:
 
 
 def steps(folder: Path) -> list[int]:
-  """The steps of the checkpoints in a folder, ascending."""
-  return sorted(int(path.name) for path in Path(folder).glob('*') if path.name.isdigit())
+  """The steps of the checkpoints in a folder, ascending; an empty folder is none."""
+  paths = [path for path in Path(folder).glob('*') if path.name.isdigit() and path.is_dir()]
+  return sorted(int(path.name) for path in paths if any(path.iterdir()))
 
 
 def newest(folder: Path) -> int | None:

@@ -165,7 +165,9 @@ def test_a_damaged_checkpoint_without_checksums_is_noticed_where_it_cannot_be_re
 
 
 def test_an_empty_checkpoint_is_said_and_does_not_count(two, state, warnings):
+  before = checkpoint.steps(two)
   (two / '99').mkdir()
+  assert checkpoint.steps(two) == before and checkpoint.newest(two) == before[-1] < 99
   assert manager(two, state).restore()[1] == dict(place=2)
   (line,) = warnings
   assert '/99 is damaged: it is empty.' in line
