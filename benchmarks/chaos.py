@@ -355,7 +355,11 @@ def states_agree(one: Path, other: Path) -> bool:
 
   def read(folder: Path) -> list:
     path = folder / 'checkpoints' / str(checkpoint.newest(folder / 'checkpoints')) / 'state'
-    return jax.tree.leaves(ocp.StandardCheckpointer().restore(path))
+    reader = ocp.PyTreeCheckpointer()
+    tree = reader.metadata(path).item_metadata.tree
+    # As arrays of this process: the devices that they lay on are not here.
+    whole = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    return jax.tree.leaves(reader.restore(path, restore_args=whole))
 
   ours, theirs = read(one), read(other)
   return len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
