@@ -65,9 +65,13 @@ class Picture(NamedTuple):
 
 
 def table(path: Path = TABLE) -> list[Picture]:
-  """The rows of photos.tsv."""
+  """The rows of photos.tsv, in which an empty field is that of the row above."""
+  rows, above = [], {}
   with path.open(newline='') as file:
-    return [Picture(**row) for row in csv.DictReader(file, delimiter='\t')]
+    for row in csv.DictReader(file, delimiter='\t'):
+      above = {name: value or above[name] for name, value in row.items()}
+      rows.append(Picture(**above))
+  return rows
 
 
 def unpacked(client: str, package: str, folder: Path) -> Path:
