@@ -5,6 +5,7 @@
 launch=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 command=() # What stands after --.
 dry_run=''
+slices=1
 exec 3>&1 # Where --dry_run prints, also from within $(...).
 
 die() {
@@ -119,6 +120,11 @@ slice() {
   done <"$launch/accelerators.txt"
   usage "There is no TPU slice '$1' in launch/accelerators.txt; choose one of ${choices:2}, or" \
     "its shape, such as v5e:4x4."
+}
+
+# Refuses a --slices that is no number, or 0.
+count_slices() {
+  [[ $slices =~ ^[1-9][0-9]*$ ]] || usage "--slices=$slices is not a number from 1 on."
 }
 
 # check_joined PROCESSES: several processes of one training must join.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs cdd on a TPU slice of a Kubernetes cluster, as a JobSet; launch/README.md has an example.
+# Runs cdd on TPU slices of a Kubernetes cluster, as a JobSet; launch/README.md has an example.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -10,9 +10,9 @@ help() {
   cat <<'TEXT'
 launch/gke.sh COMMAND [FLAGS] [-- COMMAND TO RUN]
 
-  cluster  makes a cluster with JobSet and the slice's nodes, or adds to one what it lacks
+  cluster  makes a cluster with JobSet and the slices' nodes, or adds to one what it lacks
   image    builds the image of this checkout in Cloud Build, and stores it
-  run      starts the command after -- on every host of the slice, as a JobSet
+  run      starts the command after -- on every host of the slices, as a JobSet
   status   the JobSet and its pods
   logs     what it printed
   stop     has it save and end, and deletes the JobSet
@@ -27,6 +27,7 @@ cluster, delete:
   --project=PROJECT  that they belong to
 cluster, run:
   --type=TYPE        such as v5litepod-16, or v5e:4x4 by its shape (accelerators.txt)
+  --slices=N         of this type, for one run over all of them; 1
   --spot             nodes that are cheaper, and taken away at any time
   --bucket=NAME      which the pods may read and write, and in which they find it at /bucket
 image, run:
@@ -39,7 +40,7 @@ run:
   --max_restarts=N   after failures; 3. Preemptions do not count
   --grace=SECONDS    for saving when the pods are told to end; 300
 logs:
-  --worker=N         of this host; 0. Or all: of all hosts
+  --worker=N         of this host of every slice; 0. Or all: of all hosts
   --lines=N          how many of the last lines; 100
   --follow           prints what is added, until Ctrl-C
 TEXT
@@ -56,7 +57,7 @@ there() {
 }
 
 cluster() {
-  local at=(--location="$zone" --project="$project") shape=() number
+  local at=(--location="$zone" --project="$project") shape=() number pool
   [[ $hosts == 1 ]] || shape=("--tpu-topology=$topology")
   if there clusters describe "$cluster" "${at[@]}"; then
     say "The cluster $cluster is there already."
@@ -65,13 +66,17 @@ cluster() {
       --machine-type=e2-standard-4 --release-channel=regular --addons=GcsFuseCsiDriver \
       --workload-pool="$project.svc.id.goog" --quiet
   fi
-  if there node-pools describe "$accelerator" --cluster="$cluster" "${at[@]}"; then
-    say "Its nodes $accelerator are there already."
-  else
-    call gcloud container node-pools create "$accelerator" --cluster="$cluster" "${at[@]}" \
-      --node-locations="$zone" --machine-type="$machine" --num-nodes="$hosts" \
-      ${shape[@]+"${shape[@]}"} ${spot:+--spot} --quiet
-  fi
+  for ((number = 1; number <= slices; number++)); do # Nodes of one pool are one slice.
+    pool=$accelerator
+    [[ $number == 1 ]] || pool+=-$number
+    if there node-pools describe "$pool" --cluster="$cluster" "${at[@]}"; then
+      say "Its nodes $pool are there already."
+    else
+      call gcloud container node-pools create "$pool" --cluster="$cluster" "${at[@]}" \
+        --node-locations="$zone" --machine-type="$machine" --num-nodes="$hosts" \
+        ${shape[@]+"${shape[@]}"} ${spot:+--spot} --quiet
+    fi
+  done
   if [[ -n $bucket ]]; then
     number=$(ask 123456789 gcloud projects describe "$project" --format='value(projectNumber)')
     call gcloud storage buckets add-iam-policy-binding "gs://$bucket" \
@@ -88,7 +93,7 @@ image() {
 }
 
 run() {
-  check_joined "$hosts"
+  check_joined "$((hosts * slices))"
   [[ "${command[*]}" != *$'\n'* ]] || usage 'The command has a line break in it.'
   if [[ -n $dry_run ]]; then
     echo "kubectl create --filename=- <<'YAML'" >&3
@@ -114,10 +119,12 @@ list() {
   done
 }
 
-# The JobSet: one pod to a host. Exit code 75 says that a run was saved and goes on with the same
+# The JobSet: one job to a slice, of one pod to a host. Exit code 75 says that a run was saved and goes on with the same
 # command, 143 that SIGTERM ended it; they and preemptions restart it, other failures up to
 # --max_restarts times. Whatever another host wrote to the bucket is seen at once.
 manifest() {
+  local several=''
+  [[ $slices == 1 ]] || several=1
   cat <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
@@ -126,6 +133,7 @@ metadata:
   annotations:
     alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
 spec:
+$(only_with "$several" '  coordinator: {replicatedJob: slice, jobIndex: 0, podIndex: 0}')
   failurePolicy:
     maxRestarts: $max_restarts
     rules:
@@ -134,7 +142,7 @@ spec:
         onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
     - name: slice
-      replicas: 1
+      replicas: $slices
       template:
         spec:
           parallelism: $hosts
@@ -162,6 +170,7 @@ $(only_with "$spot" '                cloud.google.com/gke-spot: "true"')
                   env:
                     - {name: PYTHONUNBUFFERED, value: "1"}
                     - {name: TQDM_MININTERVAL, value: "30"}
+$(only_with "$several" "$(megascale)")
                   resources:
                     requests: {google.com/tpu: $((chips / hosts))}
                     limits: {google.com/tpu: $((chips / hosts))}
@@ -178,6 +187,17 @@ YAML
 # only_with CONDITION LINES: the lines if the condition is not empty.
 only_with() {
   if [[ -n $1 ]]; then printf '%s' "$2"; fi
+}
+
+# What jax and libtpu read of several slices, from what JobSet writes on every pod.
+megascale() {
+  cat <<YAML
+                    - {name: MEGASCALE_NUM_SLICES, value: "$slices"}
+                    - name: MEGASCALE_SLICE_ID
+                      valueFrom: {fieldRef: {fieldPath: "metadata.annotations['jobset.sigs.k8s.io/job-index']"}}
+                    - name: MEGASCALE_COORDINATOR_ADDRESS
+                      valueFrom: {fieldRef: {fieldPath: "metadata.annotations['jobset.sigs.k8s.io/coordinator']"}}
+YAML
 }
 
 volume() {
@@ -220,7 +240,7 @@ action=${1:-}
 shift || true
 case $action in
   cluster)
-    parse 'cluster zone project type bucket' spot "$@"
+    parse 'cluster zone project type slices bucket' spot "$@"
     required cluster zone project type
     ;;
   image)
@@ -228,7 +248,7 @@ case $action in
     required image
     ;;
   run)
-    parse 'name type bucket image max_restarts grace' spot "$@"
+    parse 'name type slices bucket image max_restarts grace' spot "$@"
     required name type image
     [[ ${#command[@]} -gt 0 ]] || usage 'The command to run is missing; it follows --.'
     ;;
@@ -249,6 +269,10 @@ case $action in
 esac
 [[ $action == run || ${#command[@]} -eq 0 ]] || usage "$action runs no command, but one follows --."
 [[ -z $type ]] || slice "$type"
+count_slices
+# The name of the first host, NAME-slice-0-0.NAME, is a label too.
+[[ $slices == 1 || ${#name} -le 26 ]] || usage "With --slices, --name has at most 26 letters."
+[[ $slices == 1 || $hosts -gt 1 ]] || usage "GKE joins slices of several hosts each, not $accelerator."
 [[ $worker == all ]] || numbers worker
 numbers max_restarts grace lines
 case $action in

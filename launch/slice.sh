@@ -1,6 +1,11 @@
 # shellcheck shell=bash disable=SC2154
-# The slice of launch/tpu.sh as a resource of Google Cloud: its state, how it is made and deleted,
-# and how its hosts are reached. Sourced, with the flags of that script as variables.
+# The slices of launch/tpu.sh as a resource of Google Cloud: their state, how they are made and
+# deleted, and how their hosts are reached. Sourced, with the flags of that script as variables.
+
+# What a queued resource is of: the type of its slices and, by either version of Google's interface,
+# the number of several.
+SHAPE='tpu.nodeSpec[0].node.acceleratorType'
+SHAPE+=',tpu.nodeSpec[0].multisliceParams.nodeCount,tpu.nodeSpec[0].multiNodeParams.nodeCount'
 
 # gcloud compute tpus, for this project and zone.
 tpus() {
@@ -33,20 +38,37 @@ state() {
   field "${1:-ACTIVE}" state.state
 }
 
-# Of the TPU itself: READY, PREEMPTED, REPAIRING, ...
+# Of the TPU itself: READY, PREEMPTED, REPAIRING, ... Of several slices, the first that is not READY.
 node_state() {
-  asked READY gcloud compute tpus tpu-vm describe "$name" --format='value(state)'
+  local number node word
+  for ((number = 0; number < slices; number++)); do
+    node=$name
+    [[ $slices == 1 ]] || node+=-$number
+    word=$(asked READY gcloud compute tpus tpu-vm describe "$node" --format='value(state)')
+    [[ $word == READY ]] || break
+  done
+  echo "$word"
 }
 
 why_failed() {
   field 'the reason' state.failedData.error.message
 }
 
+# reach WORKER: sets how gcloud reaches a host, or all. The hosts of several slices are numbered one
+# slice after the other, as jax numbers their processes.
+reach() {
+  resource=tpu-vm at=("--worker=$1")
+  if [[ $slices -gt 1 ]]; then
+    resource=queued-resources at=("--node=$1" "--worker=$1")
+    [[ $1 == all ]] || at=("--node=$(($1 / each))" "--worker=$(($1 % each))")
+  fi
+}
+
 # on WORKERS COMMAND...: runs a command on hosts, as these arguments and no others.
 on() {
-  local workers=$1
+  reach "$1"
   shift
-  tpus tpu-vm ssh "$name" --worker="$workers" --command="$(quoted "$@")" --quiet
+  tpus "$resource" ssh "$name" "${at[@]}" --command="$(quoted "$@")" --quiet
 }
 
 on_worker() {
@@ -56,11 +78,12 @@ on_worker() {
 }
 
 create() {
-  local there has
+  local there has count node=("--node-id=$name")
+  [[ $slices == 1 ]] || node=("--node-count=$slices" "--node-prefix=$name")
   there=$(state NONE)
   case $there in
     NONE)
-      tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$accelerator" \
+      tpus queued-resources create "$name" "${node[@]}" --accelerator-type="$accelerator" \
         --runtime-version="$runtime" ${spot:+--spot} ${reserved:+--reserved} \
         ${network:+"--network=$network"} ${subnetwork:+"--subnetwork=$subnetwork"} \
         ${service_account:+"--service-account=$service_account"} --quiet
@@ -69,8 +92,9 @@ create() {
     FAILED) die "$name is there, FAILED; delete it first, $0 delete --name=$name. $(why_failed)" ;;
     SUSPEND* | DELETING) die "$name is there, $there; delete it first, $0 delete --name=$name." ;;
     *)
-      has=$(field "$accelerator" 'tpu.nodeSpec[0].node.acceleratorType')
-      [[ $has == "$accelerator" ]] || die "$name is there, but it is a $has, not a $accelerator."
+      read -r has count <<<"$(field "$accelerator $slices" "$SHAPE")"
+      has=$(told "${count:-1}" "$has")
+      [[ $has == "$kind" ]] || die "$name is there, but it is $has, not $kind."
       say "$name is there already."
       ;;
   esac
@@ -96,16 +120,30 @@ wait_until_active() {
   done
 }
 
-# Sets what accelerators.txt says of the slice that is there; --dry_run takes it for a v5litepod-16,
-# or for what `watch` is to make.
+# told SLICES TYPE: in words.
+told() {
+  if [[ $1 == 1 ]]; then echo "a $2"; else echo "$1 slices of $2"; fi
+}
+
+# Sets what accelerators.txt says of a type, of all slices together; `each` are the hosts of one.
+all_slices() {
+  slice "$1"
+  kind=$(told "$slices" "$accelerator")
+  each=$hosts
+  chips=$((chips * slices)) hosts=$((hosts * slices))
+}
+
+# Sets the same of what is there; --dry_run takes it for a v5litepod-16, or for what `watch` is to
+# make.
 slice_there() {
-  local has
-  has=$(field "${DRY_RUN_TYPE:-v5litepod-16}" 'tpu.nodeSpec[0].node.acceleratorType')
+  local has count
+  read -r has count <<<"$(field "${DRY_RUN_TYPE:-v5litepod-16}" "$SHAPE")"
   case $has in
     NONE) die "There is no $name here: $0 create --name=$name makes it." ;;
     UNKNOWN) die "gcloud does not say what $name is." ;;
   esac
-  slice "$has"
+  slices=${count:-1}
+  all_slices "$has"
 }
 
 delete() {

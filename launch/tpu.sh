@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs cdd on a TPU slice of Google Cloud; launch/README.md goes through it step by step.
+# Runs cdd on TPU slices of Google Cloud; launch/README.md goes through it step by step.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -10,7 +10,7 @@ help() {
   cat <<'TEXT'
 launch/tpu.sh COMMAND --name=NAME [FLAGS] [-- COMMAND TO RUN]
 
-  create   requests a slice as a queued resource and waits until it is ACTIVE
+  create   requests a slice, or several, as a queued resource and waits until it is ACTIVE
   setup    copies this checkout to every host, installs it and counts the chips
   run      starts the command after -- on every host; it goes on without this computer
   status   what became of it on every host
@@ -28,6 +28,7 @@ Flags of all commands:
   --help                   prints this
 create, watch:
   --type=TYPE              such as v5litepod-16, or v5e:4x4 by its shape (accelerators.txt)
+  --slices=N               of this type, for one run over all of them; 1
   --spot                   cheaper, and taken away at any time
   --reserved               from your reservation
   --network=NAME           if not default
@@ -39,7 +40,8 @@ setup, watch:
   --extras=EXTRAS          of setup.cfg; tpu,gcs
   --python=VERSION         of the virtual environment; 3.12
 logs:
-  --worker=N               of this host; 0. Or all: of all, each line with its host's name
+  --worker=N               of this host, which several slices count on; 0. Or all: of all, each
+                           line with its host's name
   --lines=N                how many of the last lines; 100
   --follow                 prints what is added, until Ctrl-C
   --to=FOLDER              copies the whole log of every host into it, as worker_N.txt
@@ -63,10 +65,11 @@ setup() {
   packed=$(mktemp -d)
   trap 'rm -r "$packed"' EXIT
   pack "$packed"
-  tpus tpu-vm scp "$packed/cdd.tar.gz" "$name:" --worker=all --quiet
+  reach all
+  tpus "$resource" scp "$packed/cdd.tar.gz" "$name:" "${at[@]}" --quiet
   on all sh -c 'rm -rf cdd && mkdir cdd && tar -xzf cdd.tar.gz -C cdd'
   on_worker all install "$python" "$extras" ${bucket:+"$bucket"}
-  on_worker all check "$chips" "$hosts"
+  on_worker all check "$chips" "$hosts" "$slices"
 }
 
 # The files of this checkout that git does not ignore, changed or not, and the commit's name.
@@ -97,9 +100,10 @@ reports() {
   [[ $action != watch ]] || only=" $(quoted "${command[@]}")"
   # shellcheck disable=SC2016 # The host's name, not this computer's.
   line+="$only"'; else echo "state=bare code=- host=$(hostname)"; fi'
+  reach all
   said=$(mktemp) # gcloud tells of each connection, which matters if one fails.
-  ask "state=${begun:-none} code=- host=" gcloud compute tpus tpu-vm ssh "$name" --worker=all \
-    --command="$line" --quiet ${place[@]+"${place[@]}"} 2>"$said" || code=$?
+  ask "state=${begun:-none} code=- host=" gcloud compute tpus "$resource" ssh "$name" \
+    "${at[@]}" --command="$line" --quiet ${place[@]+"${place[@]}"} 2>"$said" || code=$?
   [[ $code == 0 ]] || cat "$said" >&2
   rm -f "$said"
 }
@@ -140,7 +144,7 @@ status() {
   { grep '^state=' <<<"$lines" || true; } | sort -k 3 | while read -r word code host; do
     echo "${host#host=}: ${word#state=}, exit code ${code#code=}"
   done
-  say "$name, $accelerator, $hosts hosts: $(summary "$lines")"
+  say "$name, ${kind#a }, $hosts hosts: $(summary "$lines")"
 }
 
 logs() {
@@ -151,7 +155,8 @@ logs() {
   fi
   call mkdir -p "$to"
   for ((number = 0; number < hosts; number++)); do
-    tpus tpu-vm scp "$name:cdd-run/log.txt" "$to/worker_$number.txt" --worker="$number" --quiet
+    reach "$number"
+    tpus "$resource" scp "$name:cdd-run/log.txt" "$to/worker_$number.txt" "${at[@]}" --quiet
   done
   say "Copied the log of every host to $to."
 }
@@ -233,7 +238,7 @@ itself() {
   for flag in $switches; do
     [[ -z ${!flag} ]] || flags+=("--$flag")
   done
-  DRY_RUN_TYPE=$accelerator bash "$0" "$action" "${flags[@]}" "$@"
+  DRY_RUN_TYPE="$accelerator $slices" bash "$0" "$action" "${flags[@]}" "$@"
 }
 
 give_up() {
@@ -245,7 +250,7 @@ name='' zone='' project='' type='' spot='' reserved='' network='' subnetwork='' 
 wait='' bucket='' extras=tpu,gcs python=3.12 worker=0 lines=100 follow='' to=''
 max_restarts=20 delete_when_done='' interval=60 hosts=1
 begun='' # Set once `watch` has begun something.
-common='name zone project' creates='type network subnetwork service_account wait interval'
+common='name zone project' creates='type slices network subnetwork service_account wait interval'
 sets_up='bucket extras python'
 action=${1:-}
 shift || true
@@ -267,15 +272,17 @@ case $action in
   *) [[ ${#command[@]} -eq 0 ]] || usage "$action runs no command, but one follows --." ;;
 esac
 case $action in
-  create | watch) required type && wait=${wait:-1440} && slice "$type" ;;
+  create | watch) required type && wait=${wait:-1440}
+    count_slices
+    all_slices "$type"
+    ;;
   stop) wait=${wait:-10} ;;
 esac
 [[ $worker == all ]] || numbers worker
 numbers lines interval max_restarts ${wait:+wait}
 needs gcloud git tar
 case $action in
-  setup | run | status) slice_there ;;
-  logs) [[ -z $to ]] || slice_there ;;
+  setup | run | status | logs | stop) slice_there ;;
   watch) check_joined "$hosts" ;;
 esac
 case $action in

@@ -3,7 +3,7 @@
 # apart from the connection that started it, and says how that ended.
 #
 #   worker.sh install PYTHON EXTRAS [BUCKET]   a virtual environment, and the bucket at /bucket
-#   worker.sh check CHIPS HOSTS                fails unless jax sees so many chips on all hosts
+#   worker.sh check CHIPS HOSTS SLICES         fails unless jax sees so many on all hosts together
 #   worker.sh start COMMAND...                 refused while another one runs
 #   worker.sh status [COMMAND...]              one line: state=WORD code=EXIT_CODE host=NAME; if the
 #                                              newest command is not COMMAND, busy or none
@@ -60,17 +60,21 @@ install_gcsfuse() {
 }
 
 check() {
-  "$venv/bin/python" - "$1" "$2" <<'PYTHON'
+  "$venv/bin/python" - "$@" <<'PYTHON'
 import sys
 
 import jax
 
-chips, hosts = map(int, sys.argv[1:])
+chips, hosts, slices = map(int, sys.argv[1:])
 if hosts > 1:
   jax.distributed.initialize()
 found = f'{jax.device_count()} {jax.default_backend()} devices on {jax.process_count()} hosts'
-if (jax.device_count(), jax.process_count()) != (chips, hosts):
-  sys.exit(f'error: jax {jax.__version__} finds {found}, not {chips} on {hosts}.')
+asked = f'{chips} on {hosts}'
+there = len({getattr(device, 'slice_index', 0) for device in jax.devices()})
+if slices > 1:
+  found, asked = f'{found} of {there} slices', f'{asked} of {slices}'
+if (jax.device_count(), jax.process_count(), there) != (chips, hosts, slices):
+  sys.exit(f'error: jax {jax.__version__} finds {found}, not {asked}.')
 if jax.process_index() == 0:
   print(f'jax {jax.__version__} finds {found}.', flush=True)
 PYTHON

@@ -2,9 +2,10 @@
 
 Run as `standin.py PROGRAM ARGUMENTS...` with a folder in $STANDIN, it adds the call to calls.jsonl
 there, refuses a flag that the real program does not take (flags.txt), and plays a small part of
-what that does: a slice is the folder `slice`, with a home for each of its hosts, in which commands
-really run. Files in the folder script it: queue, the states before ACTIVE; refused, what is said of
-a new slice; train, what `python -m` runs on a host; slice/taken, that the slice was preempted.
+what that does: the slices are the folder `slice`, with a home for each of their hosts, in which
+commands really run. Files in the folder script it: queue, the states before ACTIVE; refused, what
+is said of a new slice; train, what `python -m` runs on a host; slice/taken, that the slice was
+preempted.
 """
 
 import contextlib
@@ -117,7 +118,7 @@ def tpus(action: str, places: list[str], given: dict[str, str]) -> None:
     end_processes()
     shutil.rmtree(SLICE)
   elif verb == 'describe':
-    print(described(kind, given['format']))
+    print(described(kind, places[0], given['format']))
   elif verb == 'ssh':
     ssh(given)
   elif verb == 'scp':
@@ -131,21 +132,27 @@ def create(name: str, given: dict[str, str]) -> None:
     fail(f'ERROR: (gcloud.compute.tpus.queued-resources.create) {refused}')
   rows = [line.split() for line in TABLE.read_text().splitlines() if not line.startswith('#')]
   (row,) = [row for row in rows if row[0] == given['accelerator-type']]
-  assert given['runtime-version'] == row[4] and given['node-id'] == name
+  count = int(given.get('node-count', 1))
+  node = 'node-id' if count == 1 else 'node-prefix'
+  assert given['runtime-version'] == row[4] and given[node] == name
   SLICE.mkdir()
-  for key, value in dict(name=name, type=row[0], chips=row[2], hosts=row[3]).items():
-    (SLICE / key).write_text(value)
+  chips, hosts = (count * int(row[place]) for place in (2, 3))
+  fields = dict(name=name, type=row[0], slices=count, chips=chips, hosts=hosts)
+  for key, value in fields.items():
+    (SLICE / key).write_text(str(value))
   (SLICE / 'queue').write_text(read('queue', 'WAITING_FOR_RESOURCES PROVISIONING'))
-  for number in range(int(row[3])):
+  for number in range(hosts):
     (SLICE / f'w{number}').mkdir()
 
 
-def described(kind: str, field: str) -> str:
+def described(kind: str, name: str, field: str) -> str:
   taken = (SLICE / 'taken').exists()
+  count, whole = int(read('slice/slices')), read('slice/name')
   if kind == 'tpu-vm':
+    assert name in ([whole] if count == 1 else [f'{whole}-{number}' for number in range(count)])
     return 'PREEMPTED' if taken else read('slice/node', 'READY')
   if 'acceleratorType' in field:
-    return read('slice/type')
+    return read('slice/type') + (f'\t\t{count}' if count > 1 else '')
   if 'failedData' in field:
     return read('reason')
   if taken:
@@ -156,8 +163,14 @@ def described(kind: str, field: str) -> str:
   return state or 'ACTIVE'
 
 
-def hosts(workers: str) -> list[int]:
-  return list(range(int(read('slice/hosts')))) if workers == 'all' else [int(workers)]
+def hosts(given: dict[str, str]) -> list[int]:
+  """Those of --worker, and with several slices of --node, which are numbered one after another."""
+  slices, total = int(read('slice/slices')), int(read('slice/hosts'))
+  assert ('node' in given) == (slices > 1)
+  each, node = total // slices, given.get('node', '0')
+  nodes = range(slices) if node == 'all' else [int(node)]
+  workers = range(each) if given['worker'] == 'all' else [int(given['worker'])]
+  return [each * node + worker for node in nodes for worker in workers]
 
 
 def ssh(given: dict[str, str]) -> None:
@@ -165,8 +178,7 @@ def ssh(given: dict[str, str]) -> None:
   if (SLICE / 'taken').exists():
     fail('ERROR: The TPU is in state "PREEMPTED" and cannot be reached')
   running = [
-    subprocess.Popen(['bash', '-c', given['command']], **at(number))
-    for number in hosts(given['worker'])
+    subprocess.Popen(['bash', '-c', given['command']], **at(number)) for number in hosts(given)
   ]
   codes = [process.wait() for process in running]
   sys.exit(next((code for code in codes if code), 0))
@@ -182,13 +194,14 @@ def at(number: int) -> dict:
     HOST=f'w-{number}',
     CHIPS=read('seen', read('slice/chips')),
     HOSTS=read('slice/hosts'),
+    SLICES=read('slice/slices'),
     INDEX=str(number),
   )
   return dict(cwd=home, env=environment, stdin=subprocess.DEVNULL)
 
 
 def scp(source: str, target: str, given: dict[str, str]) -> None:
-  for number in hosts(given['worker']):
+  for number in hosts(given):
     home = SLICE / f'w{number}'
     if ':' in target:
       shutil.copy(source, home / (target.partition(':')[2] or Path(source).name))

@@ -49,6 +49,26 @@ def test_a_pod_for_each_host_has_its_chips(cloud, slice, hosts, chips, accelerat
   assert 'metadata' not in spec['template']
 
 
+def test_several_slices_are_jobs_that_know_of_each_other(cloud):
+  manifest = jobset(cloud, '--type=v5p-16', '--slices=3')
+  (replicated,) = manifest['spec']['replicatedJobs']
+  assert (replicated['name'], replicated['replicas']) == ('slice', 3)
+  assert replicated['template']['spec']['parallelism'] == 2
+  assert manifest['spec']['coordinator'] == dict(replicatedJob='slice', jobIndex=0, podIndex=0)
+  (container,) = replicated['template']['spec']['template']['spec']['containers']
+  env = {one['name']: one for one in container['env'] if 'MEGASCALE' in one['name']}
+  path = lambda name: env[f'MEGASCALE_{name}']['valueFrom']['fieldRef']['fieldPath']
+  assert env['MEGASCALE_NUM_SLICES']['value'] == '3'
+  assert path('SLICE_ID') == "metadata.annotations['jobset.sigs.k8s.io/job-index']"
+  assert path('COORDINATOR_ADDRESS') == "metadata.annotations['jobset.sigs.k8s.io/coordinator']"
+  assert 'coordinator' not in jobset(cloud, '--type=v5p-16')['spec']
+  assert gke(cloud, 'cluster', *WHERE, '--type=v5p-16').code == 0
+  cloud.forget()
+  assert gke(cloud, 'cluster', *WHERE, '--type=v5p-16', '--slices=3').code == 0
+  pools = [call[4] for call in cloud.calls() if call[1:4] == ['container', 'node-pools', 'create']]
+  assert pools == ['v5p-16-2', 'v5p-16-3']
+
+
 def test_what_resumes_starts_again_and_what_fails_only_so_often(cloud):
   manifest = jobset(cloud, '--type=v6e-16', '--max_restarts=2', '--grace=600')
   policy = manifest['spec']['failurePolicy']
@@ -172,6 +192,8 @@ def test_dry_run_prints_the_jobset_and_starts_nothing(cloud):
     ((*RUN, '--type=v6e-9', '--', 'ls'), "There is no TPU slice 'v6e-9'"),
     ((*RUN, '--type=v6e-16', '--', 'python', '-m', 'cdd.main'), '4 processes run this command'),
     ((*RUN, '--type=v6e-8', '--grace=long', '--', 'ls'), '--grace=long is not a number.'),
+    ((*RUN, '--type=v6e-8', '--slices=2', '--', 'ls'), 'GKE joins slices of several hosts each'),
+    ((*RUN, '--type=v6e-16', '--slices=x', '--', 'ls'), '--slices=x is not a number from 1'),
     ((*RUN, '--type=v6e-8', '--', 'a\nb'), 'The command has a line break in it.'),
     (('status', '--nam=a'), 'Unknown flag --nam; choose among --name'),
     (('up',), "Unknown command 'up'; choose among cluster"),

@@ -230,6 +230,28 @@ def test_watch_begins_again_after_a_preemption_and_deletes_at_the_end(cloud):
   assert started(cloud) == [list(TRAIN[1:])] * 4
 
 
+def test_several_slices_are_one_request_and_train_together(cloud):
+  words = ('--type=v5p-16', '--slices=2', '--bucket=pictures')
+  cloud.write('train', '#!/bin/sh\necho step 1\n')
+  done = cloud.tpu('watch', *words, '--', *TRAIN)
+  assert done.code == 0, done
+  assert 'jax 0.10.2 finds 16 tpu devices on 4 hosts of 2 slices.' in done.said
+  (made,) = [shlex.join(call) for call in cloud.calls() if 'create' in call]
+  assert '--node-count=2 --node-prefix=depth --accelerator-type=v5p-16' in made
+  assert '--node-id' not in made and len(started(cloud)) == 4
+  assert cloud.tpu('status').said[-1] == 'depth, 2 slices of v5p-16, 4 hosts: finished'
+  cloud.forget()
+  assert 'w-3  step 1\n' in cloud.tpu('logs', '--worker=3').out
+  assert {'--node=1', '--worker=1'} <= set(cloud.calls('gcloud')[-1])
+  assert cloud.tpu('logs', f'--to={cloud.folder}/logs').code == 0
+  assert len(list((cloud.folder / 'logs').iterdir())) == 4
+  other = cloud.tpu('create', '--type=v5p-16')
+  assert other.err == 'error: depth is there, but it is 2 slices of v5p-16, not a v5p-16.\n'
+  dry = cloud.tpu('watch', *words, '--dry_run', '--', *TRAIN)
+  assert 'queued-resources ssh depth --node=all --worker=all' in dry.out
+  assert 'tpu-vm describe depth-1' in dry.out and 'tpu-vm ssh' not in dry.out, dry
+
+
 def test_watch_joins_a_run_that_is_there_and_starts_it_again_when_it_was_stopped(cloud):
   cloud.ready()
   cloud.write(
@@ -347,6 +369,7 @@ def test_the_key_of_ssh_is_given_to_an_agent_that_runs(cloud):
     (('create', '--name=a', 'v6e-8'), "Unexpected argument 'v6e-8'"),
     (('create', '--name=a', '--type=v9'), "There is no TPU slice 'v9' in launch/accelerators.txt"),
     (('create', '--name=a', '--type=v6e-8', '--wait=long'), '--wait=long is not a number.'),
+    (('create', '--name=a', '--type=v6e-8', '--slices=0'), '--slices=0 is not a number from 1'),
     (('run', '--name=a'), 'The command to run is missing; it follows --.'),
     (('status', '--name=a', '--', 'ls'), 'status runs no command, but one follows --.'),
     (

@@ -27,5 +27,10 @@ def device_count():
   return int(os.environ['CHIPS']) if _joined or os.environ['HOSTS'] == '1' else 0
 
 
+def devices():
+  count = int(os.environ['SLICES'])
+  return [types.SimpleNamespace(slice_index=at % count) for at in range(device_count())]
+
+
 def default_backend():
   return 'tpu'
