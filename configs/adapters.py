@@ -29,16 +29,25 @@ def concat(full: bool) -> dict:
   return dict(name='concat')
 
 
+def none(full: bool) -> dict:
+  """Text alone: `common.unconditional` takes the condition out of the examples as well."""
+  del full
+  return dict(name='none')
+
+
 # Adapter -> the field by which it reads a mask beside the condition.
 MASKED = dict(
   mu_mix=dict(masked=True),
   controlnet=dict(conditioning_channels=4),
   t2i_adapter=dict(in_channels=4),
   concat=dict(masked=True),
+  none={},
 )
-ADAPTERS = dict(mu_mix=mu_mix, controlnet=controlnet, t2i_adapter=t2i_adapter, concat=concat)
+ADAPTERS = dict(
+  mu_mix=mu_mix, controlnet=controlnet, t2i_adapter=t2i_adapter, concat=concat, none=none
+)
 
 # Adapter -> the pattern of the parameters that are trained when the adapter is trained alone.
 STEP = r'unet[.]time_embedding[.]cond_proj[.].*'
-OWN = {name: rf'adapter[.].*|{STEP}' for name in ADAPTERS}
+OWN = {name: rf'adapter[.].*|{STEP}' for name in ADAPTERS if name != 'none'}
 OWN |= dict(concat=rf'unet[.]conv_in[.].*|{STEP}')

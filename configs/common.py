@@ -38,8 +38,8 @@ def parse(argument: str | None) -> dict:
   An option of FOLDERS that is not given is None.
 
   Raises:
-    ValueError: an unknown size, option or method, or a folder without a name; the message names the
-      choices.
+    ValueError: an unknown size, option or method, a folder without a name, or no adapter to train;
+      the message names the choices.
   """
   given = {}
   for part in (argument or 'full').split(','):
@@ -54,6 +54,10 @@ def parse(argument: str | None) -> dict:
   for key, choices in OPTIONS.items():
     if chosen[key] not in choices:
       raise ValueError(f'Unknown {key} {chosen[key]!r}; choose one of {sorted(choices)}.')
+  if chosen['train'] == 'adapter' and chosen['adapter'] not in OWN:
+    raise ValueError(
+      f'train=adapter needs an adapter, not adapter=none; choose one of {sorted(OWN)}.'
+    )
   return dict.fromkeys(FOLDERS) | chosen
 
 
@@ -184,6 +188,15 @@ def large(
   config.optimizer.learning_rate = learning_rate
   config.accumulate = 2
   config.mesh = dict(data=-1, fsdp=16, tensor=1)
+  unconditional(config, chosen)
+
+
+def unconditional(config: ConfigDict, chosen: dict) -> None:
+  """With `adapter=none` examples are pictures with captions: the task is text-to-image."""
+  if chosen['adapter'] == 'none':
+    config.data.task = ConfigDict(dict(name='text_to_image'))
+    config.evaluation.metrics = tuple(m for m in config.evaluation.metrics if m != 'depth')
+    config.evaluation.update(dict(condition_row=None, mismatched='text'))
 
 
 def embedded(config: ConfigDict, task: dict, *, cache: int) -> None:
@@ -292,6 +305,7 @@ def on_own_data(config: ConfigDict, chosen: dict, **settings) -> None:
     config.data.source = prepared(chosen['prepared'], None)
   if chosen['prepared']:
     config.data.cache = 0
+  unconditional(config, chosen)
 
 
 def shipped(task: str, chosen: dict) -> tuple:

@@ -27,7 +27,7 @@ Text and picture are dropped as in InstructPix2Pix's training, so that sampling 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import adapters, common
 
 TASK = dict(name='instruct_edit')
 DROPOUT = dict(caption_dropout=0.05, joint_dropout=0.05, condition_dropout=0.05)
@@ -52,6 +52,11 @@ def scenes(config: ConfigDict, *, cache: int) -> None:
 
 def get_config(argument: str = 'full') -> ConfigDict:
   chosen = common.parse(argument)
+  if chosen['adapter'] == 'none':
+    raise ValueError(
+      'An instruction says what to change in a picture, which adapter=none does not read; choose '
+      f'one of {sorted(adapters.OWN)}.'
+    )
   steps = dict(full=10_000, small=800, tiny=200)
   config = common.experiment('instruct_edit', chosen, steps=steps)
   config.evaluation.condition_row = 'the picture before'

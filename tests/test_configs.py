@@ -1,6 +1,7 @@
 """Every config and option trains two steps with a tiny prior, or says in a line what it lacks."""
 
 import json
+import re
 
 import commands
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 import tiny
 from safetensors.numpy import load_file
 
+from cdd import sampling
 from cdd.core.errors import UserError
-from cdd.pretrained import hub
-from cdd.runs import loop
+from cdd.pretrained import convert, hub
+from cdd.runs import examined, loop
 from cdd.runs.experiment import experiment
 from configs import common, depth, instruct_edit, super_resolution
 
@@ -62,6 +64,45 @@ def test_every_adapter_trains_alone_from_the_command_line(adapter, prior, tmp_pa
   exported = load_file(tmp_path / 'run/export/trained.safetensors')
   own = 'unet.conv_in.' if adapter == 'concat' else 'adapter.'
   assert exported and all(name.startswith(own) for name in exported)
+
+
+@pytest.mark.parametrize(
+  ('option', 'sampler'),
+  [
+    ('tiny,method=finetune', 'ddim'),
+    ('tiny', 'consistency'),
+    ('full,method=step_aware', 'consistency'),
+  ],
+)
+def test_without_an_adapter_text_to_image_is_trained(option, sampler, prior, tmp_path):
+  config = tiny.load(f'depth.py:{option},adapter=none', prior)
+  config.data.source = config.data.held_out = dict(name='scenes', size=tiny.SIZE)
+  config.mesh.fsdp = 1
+  assert config.data.task.to_dict() == dict(name='text_to_image')
+  if sampler == 'ddim':
+    loop.run(config, tmp_path / 'run')
+    (row, *_) = json.loads((tmp_path / 'run/metrics.json').read_text())
+    assert row['method'] == 'finetune' and np.isfinite(row['frechet']) and 'depth' not in row
+  else:
+    trained(config, tmp_path / 'run')
+  pipeline = sampling.load(tmp_path / 'run')
+  assert (pipeline.sampler, pipeline.networks.reads) == (sampler, {})
+  kind = convert.convert(str(tmp_path / 'run'), tmp_path / 'x')
+  assert kind.startswith('StableDiffusionPipeline')
+
+
+def test_what_needs_a_condition_names_the_adapters_that_read_one(tmp_path):
+  choices = re.escape(f'choose one of {sorted([*ADAPTERS, "mu_mix"])}')
+  with pytest.raises(ValueError, match=f'train=adapter needs an adapter.*{choices}'):
+    depth.get_config('tiny,adapter=none,train=adapter')
+  with pytest.raises(ValueError, match=f'what to change in a picture.*{choices}'):
+    instruct_edit.get_config('full,adapter=none')
+
+
+def test_a_run_without_an_adapter_is_evaluated_on_ones_own_files(tmp_path):
+  config = examined.on_own_files(depth.get_config('tiny,adapter=none'), str(tmp_path))
+  assert config.data.task.to_dict() == dict(name='text_to_image')
+  assert config.data.held_out.path == str(tmp_path)
 
 
 @pytest.mark.parametrize('name', MASKS)

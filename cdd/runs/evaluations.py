@@ -137,8 +137,8 @@ def check_condition(bound: Bound, config, name: str) -> None:
     )
   if 'condition' in batch and not reads:
     raise UserError(
-      f'{name} reads no condition, and the examples of {config.name} have one: give a config of '
-      "the task 'text_to_image', or an --adapter that reads it."
+      f'{name} reads no condition, and the examples of {config.name} have one: give a '
+      'config with adapter=none, or an --adapter that reads it.'
     )
 
 

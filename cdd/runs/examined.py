@@ -45,7 +45,8 @@ def on_own_files(config: ConfigDict, path: str) -> ConfigDict:
     raise UserError(
       f'--data is for the tasks {cli.shipped()}; give --config with its sources instead.'
     )
-  packaged, own = (cli.load(cli.find(task), f'tiny{more}') for more in ('', f',data={path}'))
+  argument = 'tiny,adapter=none' if config.data.task.name == 'text_to_image' else 'tiny'
+  packaged, own = (cli.load(cli.find(task), argument + more) for more in ('', f',data={path}'))
   held_out = config.data.held_out
   size = held_out.get('size') or held_out.sources[0]['size']
   if 'path' not in held_out:

@@ -9,6 +9,7 @@ import numpy as np
 
 from cdd.core import files
 from cdd.core.types import Params
+from cdd.methods import METHODS
 from cdd.pretrained import diffusers, trained
 from cdd.training import sharding
 
@@ -16,11 +17,13 @@ from cdd.training import sharding
 def export(experiment, config, params: Params, folder: Path) -> None:
   """Writes the evaluated parameters of a run; every process calls it, and process 0 writes.
 
-  A run that trained parts of a prior without an adapter writes a diffusers folder; any other
-  writes its trainable parameters alone, float16 under torch's names.
+  A run that trained parts of a prior without an adapter writes a diffusers folder, unless it
+  distilled them for a sampler that diffusers' folders do not name; any other writes its trainable
+  parameters alone, float16 under torch's names.
   """
   params = sharding.readable(params, experiment.mesh)
-  if config.model.adapter.name == 'none':
+  plain = METHODS[config.method.name].sampler in (None, 'ddim')
+  if config.model.adapter.name == 'none' and plain:
     prior = new_prior(experiment, config, params)
     if jax.process_index() == 0:
       diffusers.save(prior, folder)
