@@ -1,7 +1,9 @@
 """Owns the mapping from torch's keys and layouts to ours: the path is the key but for its leaf."""
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from cdd.core.errors import UserError
 from cdd.pretrained import tensors as files
 
 SHOWN = 12  # Tensors that a message lists.
+THREADS = 8  # That read at most; each holds a tensor until it is placed.
 WEIGHTS = ('kernel', 'scale', 'embedding')  # What torch calls 'weight' on its three kinds of layer.
 
 
@@ -21,18 +24,17 @@ def torch_key(path: str) -> str:
   return f'{stem}.weight' if leaf in WEIGHTS else path
 
 
-def from_torch(path: str, array: np.ndarray) -> np.ndarray:
-  """A tensor in our layout: OIHW -> HWIO, [out, in] -> [in, out], else unchanged."""
+def axes(path: str, ndim: int) -> tuple[int, ...]:
+  """Those of a tensor in the order that we have them: OIHW -> HWIO, [out, in] -> [in, out]."""
+  order = tuple(range(ndim))
   if not path.endswith('.kernel'):
-    return array
-  return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+    return order
+  return (2, 3, 1, 0) if ndim == 4 else order[::-1]
 
 
 def to_torch(path: str, array: np.ndarray) -> np.ndarray:
-  """The inverse of `from_torch`."""
-  if not path.endswith('.kernel'):
-    return array
-  return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+  """A leaf as torch has it, the inverse of `axes`."""
+  return array.transpose(np.argsort(axes(path, array.ndim)))
 
 
 class Torch(NamedTuple):
@@ -93,14 +95,14 @@ def convert(
   dtype=np.float32,
   place: Callable[[str, np.ndarray], Any] = lambda path, array: array,
 ) -> dict[str, Any]:
-  """Torch tensors as a flat tree of ours; they are read one by one, once all are known to fit.
+  """Torch tensors as a flat tree of ours; each is read by one thread, once all are known to fit.
 
   Args:
     tensors: arrays, or tensors of a file.
     shapes: our paths, with leaves that have a shape.
     where: the file, for messages.
     dtype: what to cast to; None keeps what a tensor has.
-    place: (path, array) -> what to put in its place, as an array on devices.
+    place: (path, array) -> what to put in its place, as an array on devices; threads call it.
 
   Raises:
     UserError: lists missing, unexpected and mis-shaped tensors, or names one that holds values
@@ -117,9 +119,12 @@ def convert(
       problems.append(f'{key} is {tensors[key].dtype}, not floating')
   if problems:
     raise UserError(misfit(problems, tensors, where))
-  out = {}
-  for key, path in keys.items():
-    kind = tensors[key].dtype if dtype is None else dtype
-    array = files.cast(from_torch(path, np.asarray(tensors[key])), kind)
-    out[path] = place(path, files.finite(array, f'{where}: {key}'))
-  return out
+
+  def read(key: str, path: str):
+    tensor = tensors[key]
+    kind = tensor.dtype if dtype is None else dtype
+    order = axes(path, len(tensor.shape))
+    return place(path, files.arranged(tensor, order, kind, f'{where}: {key}'))
+
+  with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), THREADS)) as pool:
+    return dict(zip(keys.values(), pool.map(read, keys, keys.values()), strict=True))

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+import mmap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ DTYPES = dict(
 )
 DTYPES = {name: np.dtype(kind) for name, kind in DTYPES.items()}
 LONGEST = 10**8  # Bytes of a header, the limit of the format's own reader.
+BLOCK = 2**20  # Bytes that are read at a time, and then laid out while a cache holds them,
+ROWS = 16  # so many rows at a time: what they become are whole lines of the cache.
 
 
 class Stored(NamedTuple):
@@ -37,15 +40,21 @@ class Stored(NamedTuple):
   offset: int
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
-    size = math.prod(self.shape) * self.dtype.itemsize
+    array = self.rows(slice(None)).reshape(self.shape)
+    return array if dtype is None else array.astype(dtype, copy=False)
+
+  def rows(self, rows: slice) -> np.ndarray:
+    """Some of its first axis; all of a scalar."""
+    shape = self.shape or (1,)
+    row, (first, end, _) = math.prod(shape[1:]) * self.dtype.itemsize, rows.indices(shape[0])
+    size = (end - first) * row
     try:
-      data = np.fromfile(self.path, np.uint8, size, offset=self.offset)
+      data = np.fromfile(self.path, np.uint8, size, offset=self.offset + first * row)
     except OSError as error:
       raise UserError(f'{self.path} cannot be read: {error}') from error
     if data.size < size:
       raise UserError(f'{self.path} cannot be read: it ends within {self.key}.')
-    array = data.view(self.dtype).reshape(self.shape)
-    return array if dtype is None else array.astype(dtype, copy=False)
+    return data.view(self.dtype).reshape(-1, *shape[1:])
 
 
 def read(path: Path) -> dict[str, Stored]:
@@ -136,6 +145,44 @@ def write(path: Path, tensors: Mapping[str, Any], dtype=None) -> None:
     for key in order:
       array = cast(np.asarray(tensors[key]), kinds[key])
       file.write(finite(array, f'{path}: {key}').reshape(-1).view(np.uint8).data)
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """np.empty, on Linux of pages that are all there at once.
+
+  numpy asks for huge pages, and where a checkpoint in the kernel's cache has filled the memory they
+  take the kernel longer to find than all else in loading.
+  """
+  size = math.prod(shape) * dtype.itemsize
+  if size < BLOCK or not hasattr(mmap, 'MAP_POPULATE'):
+    return np.empty(shape, dtype)
+  flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+  return np.ndarray(shape, dtype, mmap.mmap(-1, size, flags))
+
+
+def arranged(tensor: Any, axes: Sequence[int], dtype, where: str) -> np.ndarray:
+  """A tensor with its axes in this order and of the dtype, in C order; it is never held twice.
+
+  Args:
+    tensor: Stored, or an array.
+
+  Raises:
+    UserError: a value is not finite in that dtype.
+  """
+  out = empty(tuple(tensor.shape[axis] for axis in axes), np.dtype(dtype))
+  laid = np.atleast_1d(out.transpose(np.argsort(axes)))
+  whole = None if isinstance(tensor, Stored) else np.atleast_1d(np.asarray(tensor))
+  row = max(math.prod(laid.shape[1:]) * np.dtype(tensor.dtype).itemsize, 1)
+  step, bad = max(BLOCK // row // ROWS, 1) * ROWS, 0
+  for start in range(0, len(laid), step):
+    rows = slice(start, start + step)
+    block = cast(tensor.rows(rows) if whole is None else whole[rows], dtype)
+    bad += block.size - np.count_nonzero(np.isfinite(block))
+    for first in range(0, len(block), ROWS):
+      laid[rows][first : first + ROWS] = block[first : first + ROWS]
+  if bad:
+    raise UserError(f'{where} has {bad} values that are not finite in {out.dtype}.')
+  return out
 
 
 def cast(array: np.ndarray, dtype) -> np.ndarray:

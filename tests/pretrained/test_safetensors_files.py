@@ -43,6 +43,24 @@ def test_a_tensor_is_written_as_the_library_reads_it(dtype, tmp_path):
     np.testing.assert_array_equal(tensor.double().numpy(), made[key].astype(float))
 
 
+@pytest.mark.parametrize('kind', [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize('axes', [(0,), (1, 0), (2, 3, 1, 0)])
+def test_a_tensor_is_laid_out_block_by_block(axes, kind, monkeypatch, tmp_path):
+  monkeypatch.setattr(tensors, 'BLOCK', 2000)
+  sizes = (71, 5, 3, 4)[: len(axes)]  # 71 rows are neither whole blocks nor whole lines.
+  array = np.random.default_rng(0).normal(size=sizes).astype(kind)
+  save_file(dict(a=array), tmp_path / 'x')
+  stored = tensors.read(tmp_path / 'x')['a']
+  expected = np.ascontiguousarray(array.transpose(axes).astype(np.float32))
+  for tensor in (stored, array):
+    got = tensors.arranged(tensor, axes, np.float32, 'x')
+    assert got.dtype == np.float32 and got.flags.c_contiguous
+    np.testing.assert_array_equal(got, expected)
+  array.flat[[0, -1]] = np.inf, np.nan
+  with pytest.raises(UserError, match='x: a has 2 values that are not finite in float32'):
+    tensors.arranged(array, axes, np.float32, 'x: a')
+
+
 def with_header(header, data=b'\0' * 16, length=None) -> bytes:
   text = header if isinstance(header, bytes) else json.dumps(header).encode()
   return struct.pack('<Q', len(text) if length is None else length) + text + data
