@@ -13,7 +13,7 @@ from cdd.core import trees
 from cdd.core.errors import UserError
 from cdd.core.types import Array, Params
 from cdd.diffusion import schedules
-from cdd.models import components, functional
+from cdd.models import casts, components, functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS, concat
 from cdd.models.adapters.adapter import Spec, has_strength, padded
@@ -59,10 +59,8 @@ def assemble(
     apply['unet'], reads = functional.bind(module)[0], module.adapter.reads
     added |= added_step
   vae = configs['vae']
-  upcast = vae.force_upcast and jnp.dtype(dtype) == jnp.float16
-  dtypes = dict(vae=jnp.float32) if upcast else {}
   for component in configs.keys() - apply.keys():
-    of_component = dict(dtype=dtypes.get(component, dtype))
+    of_component = dict(dtype=casts.computes_in(configs[component], dtype))
     make = partial(components.make, component, configs[component], **of_component)
     apply[component] = functional.abstract(make)[0]
   networks = Networks(

@@ -1,6 +1,6 @@
 """Owns which prior a run starts from: a folder, what the config makes anew, and its tokenizer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -74,6 +74,17 @@ def folder_of(path: str, variant: str | None = None) -> Path:
     return locate.pipeline(path, variant=variant)
   except UserError as error:
     raise UserError(f'{error} It is config.prior.path.') from error
+
+
+def reread(spec, paths: Collection[str]) -> Params:
+  """Some parameters as the folder that a prior was read from has them."""
+  variant = spec.get('variant')
+
+  def wanted(path, array):
+    return array if path in paths else None
+
+  read = diffusers.load(folder_of(spec.path, variant), place=wanted, variant=variant).params
+  return {path: read[path] for path in paths}
 
 
 def vae_folder(source: str) -> Path:

@@ -18,6 +18,8 @@ from cdd.core.types import Params
 from cdd.data.prepared import Prepared
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
+from cdd.models import casts
+from cdd.models.adapters import ADAPTERS
 from cdd.models.networks import Networks
 from cdd.pretrained import diffusers, priors, trained
 from cdd.runs import counting, prepare, streams
@@ -31,8 +33,8 @@ class Experiment(NamedTuple):
 
   Attributes:
     networks: the networks as functions of a tree.
-    prior: the pretrained pipeline.
-    frozen: weights that no step changes.
+    prior: the pretrained pipeline; what is frozen of its U-Net as in `frozen`.
+    frozen: weights that no step changes, in the dtype that they are used in (`casts.held`).
     initial: () -> the state before the first update.
     abstract: the state's shapes with their shardings, for restoring.
     step: (state, batch) -> (state, metrics); donates the state.
@@ -77,7 +79,9 @@ def experiment(config, workdir: Path) -> Experiment:
   step = make(networks)
   if said := sharding.whole({**train, **frozen}, mesh, config.sharding):
     logging.warning(said)
+  frozen = casts.held(frozen, prior.configs, config.model.dtype)
   frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh, config.sharding))
+  prior = prior._replace(params=released(config, prior.params, frozen))
   tokenize = priors.reader(prior)
   rng = jax.random.key(config.seed)
   return Experiment(
@@ -109,16 +113,28 @@ def without_remat(config, prior: diffusers.Pretrained, networks: Networks) -> Ne
 def placing(config, mesh) -> Callable:
   """(path, array) -> where a parameter of the prior is put: the frozen U-Net's on the devices.
 
-  Those are read tensor by tensor and never held twice. What is trained is copied into the state,
+  Those are read tensor by tensor and never held twice, in the dtype that they are used in. An
+  adapter that copies the U-Net copies it as it was read. What is trained is copied into the state,
   and the autoencoder and the text encoder may be run by one process alone (`streams.encoded`).
   """
-  put = sharding.placer(mesh, config.sharding)
+  put, dtype = sharding.placer(mesh, config.sharding), jnp.dtype(config.model.dtype)
+  adapter = ADAPTERS.get(config.model.adapter.name)
+  copied = dtype != jnp.float32 and getattr(adapter, 'copies_unet_below', None) is not None
 
   def place(path: str, array: np.ndarray):
-    frozen = path.startswith('unet.') and trees.match(config.trainable, [path])[path] == 'freeze'
-    return put(path, array) if frozen else array
+    if copied or not path.startswith('unet.'):
+      return array
+    frozen = trees.match(config.trainable, [path])[path] == 'freeze'
+    return put(path, casts.held({path: array}, {}, dtype)[path]) if frozen else array
 
   return place
+
+
+def released(config, params: Params, frozen: Params) -> Params:
+  """The prior's parameters with a U-Net that was read, and can be again, as the step holds it."""
+  read = 'unet' not in config.prior.get('new', {})
+  held = {k: frozen[k] for k in frozen if read and k in params and k.startswith('unet.')}
+  return {**params, **held}
 
 
 def sampling(networks: Networks, frozen: Params, mesh) -> Callable:

@@ -10,7 +10,7 @@ import numpy as np
 from cdd.core import files
 from cdd.core.types import Params
 from cdd.methods import METHODS
-from cdd.pretrained import diffusers, trained
+from cdd.pretrained import diffusers, priors, trained
 from cdd.training import sharding
 
 
@@ -35,7 +35,10 @@ def export(experiment, config, params: Params, folder: Path) -> None:
 def new_prior(experiment, config, params: Params) -> diffusers.Pretrained:
   """The prior with its trained parts; a new autoencoder gets the scale that makes latents unit."""
   prior = experiment.prior
-  everything = sharding.readable({**prior.params, **params}, experiment.mesh)
+  # What the step holds in the dtype that it computes in is written as it was read.
+  rounded = {path for path, leaf in prior.params.items() if leaf.dtype != np.float32} - {*params}
+  exact = priors.reread(config.prior, rounded) if rounded else {}
+  everything = sharding.readable({**prior.params, **params, **exact}, experiment.mesh)
   prior = diffusers.of_params(prior, everything)
   prior = prior._replace(counts=tuple(config.method.get('counts', prior.counts)))
   if any(path.startswith('vae.') for path in params):

@@ -5,6 +5,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +16,12 @@ import numpy as np
 from cdd.core import trees
 from cdd.core.errors import UserError
 from cdd.core.registry import choose
+from cdd.core.types import Params
 from cdd.data.tasks.task import DRAWS
 from cdd.data.transforms import sides
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
-from cdd.models import components, functional
+from cdd.models import casts, components, functional
 from cdd.pretrained import diffusers, families, priors, weights
 from cdd.runs import counting, hlo, streams
 from cdd.runs.objective import method_of
@@ -139,6 +141,12 @@ def networks_of(config, prior: diffusers.Pretrained):
   return networks, train, frozen
 
 
+def held(config, prior: diffusers.Pretrained, params: Params) -> Params:
+  """The shapes of weights that nothing trains, in the dtype that they are held in."""
+  cast = partial(casts.held, configs=prior.configs, dtype=config.model.dtype)
+  return jax.eval_shape(cast, params)
+
+
 def training(config, prior: diffusers.Pretrained, resolution, devices: list) -> Part:
   """The training step of a config, as a run compiles it.
 
@@ -153,6 +161,7 @@ def training(config, prior: diffusers.Pretrained, resolution, devices: list) -> 
   sharding.refuse_uneven(mesh, config.data.batch_size)
   finish = None if ahead(config) else streams.task_of(config).finish
   step = program(config, networks, train, mesh, finish)
+  frozen = held(config, prior, frozen)
   batch = batch_shapes(config, prior, networks, resolution, finish)
   arguments = {
     'state': step.abstract,
@@ -189,7 +198,7 @@ def sampling(config, prior: diffusers.Pretrained, resolution, devices: list, ste
   raw = {
     name: leaf for name, leaf in shapes.items() if name != 'image' or 'image' in networks.reads
   }
-  params = {**frozen, **train}
+  params = held(config, prior, {**frozen, **train})
   arguments = {
     'weights': placed(params, sharding.of_params(params, mesh, config.sharding)),
     'batch': placed(raw, dict.fromkeys(raw, over)),

@@ -22,6 +22,7 @@ from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.diffusion.samplers.sampler import Sampler
 from cdd.methods import METHODS
+from cdd.models import casts
 from cdd.models.adapters import concat
 from cdd.models.guide import Given, Guide
 from cdd.models.networks import Networks
@@ -298,7 +299,7 @@ def of_run(found: locate.Found, dtype: str, vae: str | None = None) -> Pipeline:
   sampler = choose(METHODS, config.method.name, 'method').sampler
   task = make(TASKS, config.data.task, 'task')
   settings = dict(sampler=sampler, timesteps=times.Timesteps(), task=task)
-  return of_parts(prior, networks, everything, **settings)
+  return of_parts(prior, networks, everything, dtype, **settings)
 
 
 def of_folder(folder: Path, adapter: str | None, dtype: str, vae: str | None = None) -> Pipeline:
@@ -321,7 +322,7 @@ def of_folder(folder: Path, adapter: str | None, dtype: str, vae: str | None = N
   read = with_hole if 'mask' in networks.reads else read
   task = Task(draw=lambda example, rng: example, from_picture=read)
   sampler = 'lcm' if networks.reads_guidance else 'ddim'
-  return of_parts(prior, networks, params, sampler=sampler, timesteps=timesteps, task=task)
+  return of_parts(prior, networks, params, dtype, sampler=sampler, timesteps=timesteps, task=task)
 
 
 def trained_size(sides: int | tuple[int, int] | None, factor: int) -> tuple[int, int] | None:
@@ -330,12 +331,12 @@ def trained_size(sides: int | tuple[int, int] | None, factor: int) -> tuple[int,
   return None if sides is None else tuple(factor * side for side in pair)
 
 
-def of_parts(prior, networks: Networks, params: Params, **fields) -> Pipeline:
+def of_parts(prior, networks: Networks, params: Params, dtype: str, **fields) -> Pipeline:
   """A Pipeline of a prior's networks; `fields` are those that the networks do not say."""
   unet = prior.configs['unet']
   return Pipeline(
     networks=networks,
-    params=jax.device_put(params),
+    params=jax.device_put(casts.held(params, prior.configs, dtype)),
     tokenize=priors.reader(prior),
     size=trained_size(unet.sample_size, networks.factor),
     multiple=networks.factor * 2 ** (len(unet.block_out_channels) - 1),
