@@ -82,9 +82,10 @@ SIDES = dict(ours=ours, theirs=theirs)
 
 @contextlib.contextmanager
 def measured(figures: dict, name: str):
-  """Adds the seconds of a part, and the most GiB that the process has held by its end."""
-  start = time.perf_counter()
+  """Adds a part's seconds, those of its threads, and the most GiB held by its end."""
+  start, work = time.perf_counter(), time.process_time()
   yield
+  figures[f'{name}, CPU s'] = time.process_time() - work
   status = Path('/proc/self/status').read_text()
   peak = int(re.search(r'VmHWM:\s+(\d+)', status)[1]) / 2**20
   figures |= {f'{name}, s': time.perf_counter() - start, f'peak after {name}, GiB': peak}
