@@ -166,7 +166,8 @@ def sampling(bound: Bound, asked: Asked) -> Callable:
     strength = jax.tree.map(np.asarray, pipeline.strength(how, times))
     clip = pipeline.timesteps_of(how).clip
     static = dict(sampler=sampler, visited=times, clip=clip, tile=None)
-    images = pipeline.draw(pipeline.params, raw, guide, raw.pop('z'), rng, strength, **static)
+    with sharding.on(mesh):
+      images = pipeline.draw(pipeline.params, raw, guide, raw.pop('z'), rng, strength, **static)
     return sharding.readable(dict(images=images), mesh)['images']
 
   return sample

@@ -152,7 +152,7 @@ def sampling(networks: Networks, frozen: Params, mesh) -> Callable:
       z = jax.random.normal(z_rng, networks.latent_shape(raw['image'].shape))
       return draw(networks, {**frozen, **params}, raw, z, rng, **settings)
 
-    return jax.jit(run, out_shardings=sharding.replicated(mesh))
+    return sharding.jit(run, mesh, out_shardings=sharding.replicated(mesh))
 
   def sample(params, batch, seed, *, sampler, steps):
     return compiled(sampler, steps)(params, frozen, sharding.spread(batch, mesh), seed)
@@ -167,5 +167,5 @@ def reconstruction(networks: Networks, frozen: Params, mesh) -> Callable:
     tree = {**frozen, **params}
     return jnp.clip(networks.decode(tree, networks.encode(tree, images)), 0, 1)
 
-  compiled = jax.jit(run, out_shardings=sharding.replicated(mesh))
+  compiled = sharding.jit(run, mesh, out_shardings=sharding.replicated(mesh))
   return lambda params, images: compiled(params, frozen, sharding.spread(images, mesh))

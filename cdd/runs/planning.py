@@ -204,7 +204,7 @@ def sampling(config, prior: diffusers.Pretrained, resolution, devices: list, ste
     'batch': placed(raw, dict.fromkeys(raw, over)),
     'key': placed(jax.eval_shape(lambda: jax.random.key(0)), sharding.replicated(mesh)),
   }
-  function = jax.jit(run, out_shardings=over)
+  function = sharding.jit(run, mesh, out_shardings=over)
   numbers = config.data.batch_size, count(train), count(params)
   return Part(function, arguments, *numbers, sharding.whole(params, mesh, config.sharding))
 

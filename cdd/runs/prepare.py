@@ -180,7 +180,7 @@ def encoder(
   def finished(params: Params, batch: dict[str, Array]) -> dict[str, Array]:
     return encoded(networks, params, complete(batch))
 
-  run = jax.jit(finished, out_shardings=sharding.replicated(mesh))
+  run = sharding.jit(finished, mesh, out_shardings=sharding.replicated(mesh))
 
   def encode(examples) -> Iterator[dict[str, np.ndarray]]:
     # The last batch is filled up, so that one shape compiles.

@@ -56,7 +56,7 @@ def program(
   return Program(
     jax.jit(create, out_shardings=places),
     checkpoint.abstract(shapes, places),
-    jax.jit(update, donate_argnums=0, out_shardings=(places, None)),
+    sharding.jit(update, mesh, donate_argnums=0, out_shardings=(places, None)),
   )
 
 

@@ -1,5 +1,6 @@
 """Owns placement: the mesh, and which axes of a parameter are cut over it."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -201,6 +202,22 @@ def of_state(state, mesh: Mesh, rules: Rules = FSDP):
     return by_path[name] if same else replicated(mesh)
 
   return jax.tree_util.tree_map_with_path(place, state)
+
+
+def on(mesh: Mesh):
+  """A context in which what is traced knows the mesh (`models/ops/parts.py`)."""
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def jit(function: Callable, mesh: Mesh, **settings) -> Callable:
+  """`jax.jit` of a function on a mesh."""
+
+  @functools.wraps(function)
+  def on_mesh(*args):
+    with on(mesh):
+      return function(*args)
+
+  return jax.jit(on_mesh, **settings)
 
 
 def over_devices(function: Callable, mesh: Mesh) -> Callable:
