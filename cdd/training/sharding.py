@@ -141,22 +141,39 @@ def cut(shape: tuple[int, ...], mesh: Mesh, axes: Mapping[int, str]) -> NamedSha
   return NamedSharding(mesh, PartitionSpec(*(axes.get(axis) for axis in range(len(shape)))))
 
 
+def over_all(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+  """Cuts the largest axis that the number of the batch's parts divides; small leaves are not."""
+  del path
+  fits = [axis for axis, n in enumerate(shape) if n % parts(mesh) == 0]
+  if np.prod(shape) < LEAST or not fits:
+    return replicated(mesh)
+  largest = max(fits, key=lambda axis: shape[axis])
+  return NamedSharding(mesh, PartitionSpec(*[None] * largest, ('data', 'fsdp')))
+
+
 # What a rule of config.sharding may name: (path, shape, mesh) -> where it lies.
-MODES = dict(fsdp=fsdp, replicate=replicate, columns=columns, rows=rows, tensor=tensor)
+MODES = dict(
+  fsdp=fsdp, replicate=replicate, columns=columns, rows=rows, tensor=tensor, zero1=replicate
+)
+# The same for the moments of the optimiser: `zero1` cuts them alone (Rajbhandari et al., 2019,
+# arXiv:1910.02054, stage 1).
+MOMENTS = MODES | dict(zero1=over_all)
 
 
-def of_params(params, mesh: Mesh, rules: Rules = FSDP) -> dict[str, NamedSharding]:
+def of_params(
+  params, mesh: Mesh, rules: Rules = FSDP, modes: Mapping[str, Callable] = MODES
+) -> dict[str, NamedSharding]:
   """A sharding for every leaf of a flat tree.
 
   Args:
-    rules: (pattern, a name in MODES).
+    rules: (pattern, a name in `modes`).
 
   Raises:
     UserError: an unknown mode, or a path that no pattern matches.
   """
-  modes = trees.match(rules, params)
+  names = trees.match(rules, params)
   return {
-    path: choose(MODES, modes[path], 'mode of config.sharding')(path, leaf.shape, mesh)
+    path: choose(modes, names[path], 'mode of config.sharding')(path, leaf.shape, mesh)
     for path, leaf in params.items()
   }
 
@@ -193,13 +210,18 @@ def placer(mesh: Mesh, rules: Rules = FSDP) -> Callable[[str, np.ndarray], jax.A
 
 
 def of_state(state, mesh: Mesh, rules: Rules = FSDP):
-  """Shardings for a whole (abstract) state: moments and averages lie as their parameter does."""
+  """Shardings for a whole (abstract) state.
+
+  Averages lie as their parameter does, and so do moments, unless they alone are cut (`MOMENTS`).
+  """
   by_path = of_params(state.params, mesh, rules)
+  moments = of_params(state.params, mesh, rules, MOMENTS)
 
   def place(path, leaf):
     name = getattr(path[-1], 'key', None)
-    same = name in by_path and leaf.shape == state.params[name].shape
-    return by_path[name] if same else replicated(mesh)
+    places = moments if getattr(path[0], 'name', None) == 'opt' else by_path
+    same = name in places and leaf.shape == state.params[name].shape
+    return places[name] if same else replicated(mesh)
 
   return jax.tree_util.tree_map_with_path(place, state)
 

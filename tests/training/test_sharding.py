@@ -77,6 +77,7 @@ cube = sharding.make_mesh(data=2, fsdp=2, tensor=2)
 pairs = (('wide', 'columns'), ('back', 'rows'), ('.*', 'fsdp'))
 cut, of_cube = run(cube, 1, pairs)
 summed, _ = run(eight, 2)
+zero1, _ = run(eight, 1, [('.*', 'zero1')])
 lone, _ = run(sharding.make_mesh(devices=jax.devices()[:1]), 2)
 draw = lambda key, x: times.shared(key, x.shape[0], 1, 1000) + 0 * x[:, :1, :1, :1].astype(int)
 t = jax.jit(draw, out_shardings=sharding.over_batch(eight))(jax.random.key(0), batch['x'])
@@ -97,6 +98,13 @@ print(json.dumps(dict(
   examples=sharding.examples(cube, 16),
   shards_tensor={k: leaf.addressable_shards[0].data.shape for k, leaf in cut.params.items()},
   gap_accumulated=gap(lone.params, summed.params),
+  gap_zero1=gap(one.params, zero1.params),
+  shards_zero1={k: leaf.addressable_shards[0].data.shape for k, leaf in zero1.params.items()},
+  moments_zero1={
+    path[-1].key: leaf.addressable_shards[0].data.shape
+    for path, leaf in jax.tree_util.tree_flatten_with_path(zero1.opt)[0]
+    if getattr(path[-1], 'key', None) in train
+  },
   moved=gap(one.params, train),
   shards={k: leaf.addressable_shards[0].data.shape for k, leaf in many.params.items()},
   moments=moments,
@@ -123,7 +131,7 @@ def test_a_shared_t_is_one_t_across_eight_devices(answers):
   assert len(answers['t'][0]) == 1 and answers['t'] == answers['t'][:1] * 8
 
 
-@pytest.mark.parametrize('gap', ['gap', 'gap_target', 'gap_tensor', 'gap_accumulated'])
+@pytest.mark.parametrize('gap', ['gap', 'gap_target', 'gap_tensor', 'gap_zero1', 'gap_accumulated'])
 def test_eight_devices_reach_the_parameters_of_one(answers, gap):
   # Adam divides by the gradient's own size, so what reassociation changes is relative to the way.
   for name, way in answers['moved'].items():
@@ -132,6 +140,11 @@ def test_eight_devices_reach_the_parameters_of_one(answers, gap):
 
 def test_large_parameters_are_cut_over_fsdp_and_small_ones_are_whole(answers):
   assert answers['shards'] == dict(wide=[4, 2048], back=[2048, 4], bias=[4096], mu=[])
+
+
+def test_zero1_cuts_the_moments_over_all_devices_and_leaves_the_parameters_whole(answers):
+  assert answers['shards_zero1'] == dict(wide=[4, 4096], back=[4096, 4], bias=[4096], mu=[])
+  assert answers['moments_zero1'] == dict(wide=[4, 512], back=[512, 4], bias=[4096], mu=[])
 
 
 def test_chips_of_the_tensor_axis_share_examples_and_cut_pairs_of_layers(answers):
