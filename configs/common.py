@@ -87,8 +87,10 @@ def base() -> ConfigDict:
   config.seed = 0
   config.prior = dict(path='packaged', variant=config_dict.placeholder(str))
   config.initial = config_dict.placeholder(str)  # A trained.safetensors to start from.
-  # remat: the backward pass computes the U-Nets' layers anew, for a fraction of the memory.
+  # remat: the backward pass computes the U-Nets' layers anew, for a fraction of the memory; saved:
+  # but for the outputs of these parts of them, 'attention' and 'convolution'.
   config.model = dict(adapter=ADAPTERS['mu_mix'](full=False), dtype='float32', remat=False)
+  config.model.saved = ()
   config.model.step_channels = config_dict.placeholder(int)  # Of the step that a U-Net is given.
   config.trainable = (('unet[.].*|adapter[.].*', 'train'), ('.*', 'freeze'))
   config.optimizer = dict(

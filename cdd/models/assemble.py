@@ -1,6 +1,6 @@
 """Owns how frozen networks and an adapter become the networks of a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ def assemble(
   *,
   dtype=jnp.float32,
   remat: bool = False,
+  saved: Sequence[str] = (),
   step_channels: int | None = None,
 ) -> tuple[Networks, Params]:
   """The networks of a pretrained model with an adapter, and the parameters that come with it.
@@ -42,6 +43,7 @@ def assemble(
     loaded: the adapter's weights; freshly initialised if None.
     dtype: what the networks compute in.
     remat: whether the backward pass computes the U-Nets' layers anew.
+    saved: what of them is kept all the same (`unet.SAVED`).
     step_channels: sinusoids of the step that the U-Net is given; None: what its config says.
 
   Returns:
@@ -54,7 +56,7 @@ def assemble(
     configs['unet'], params, added_step = given_step(configs['unet'], params, step_channels)
   if adapter is not None:
     make, configs['unet'], added = with_adapter(adapter, loaded, configs['unet'], params, dtype)
-    module = nnx.eval_shape(lambda: rematerialized(make()) if remat else make())
+    module = nnx.eval_shape(lambda: rematerialized(make(), saved) if remat else make())
     check_channels(configs['unet'], configs['vae'].channels, adapter)
     apply['unet'], reads = functional.bind(module)[0], module.adapter.reads
     added |= added_step

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from cdd.core.types import Array
 from cdd.models.ops.activations import silu
@@ -76,10 +77,10 @@ class ResnetBlock2D(nnx.Module):
       self.conv_shortcut = conv(inputs, outputs, 1, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Array, emb: Array | None = None) -> Array:
-    h = self.conv1(silu(self.norm1(x)))
+    h = checkpoint_name(self.conv1(silu(self.norm1(x))), 'convolution')
     if emb is not None:
       h = h + self.time_emb_proj(silu(emb))[:, None, None, :]
-    h = self.conv2(silu(self.norm2(h)))
+    h = checkpoint_name(self.conv2(silu(self.norm2(h))), 'convolution')
     return (self.conv_shortcut(x) if hasattr(self, 'conv_shortcut') else x) + h
 
 

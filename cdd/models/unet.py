@@ -1,7 +1,7 @@
 """Owns the U-Net (diffusers' UNet2DConditionModel), cut where adapters act: encode, decode."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -158,14 +158,14 @@ class Level(nnx.Module):
       self.downsamplers = nnx.List([Downsample2D(outputs, **shared)])
     if change == 'up':
       self.upsamplers = nnx.List([Upsample2D(outputs, **shared)])
-    self.attends, self.remat = ATTENDS[kind], False
+    self.attends, self.remat = ATTENDS[kind], None
 
   def layer(self, index: int, x: Array, emb: Array, text: Array) -> Array:
     def run(x: Array, emb: Array, text: Array) -> Array:
       x = self.resnets[index](x, emb)
       return self.attentions[index](x, text) if self.attends else x
 
-    return jax.checkpoint(run)(x, emb, text) if self.remat else run(x, emb, text)
+    return anew(run, self.remat)(x, emb, text)
 
 
 class MidBlock(nnx.Module):
@@ -173,13 +173,13 @@ class MidBlock(nnx.Module):
     channels, shared = config.block_out_channels[-1], dict(dtype=dtype, rngs=rngs)
     self.attentions = nnx.List([attention(config, channels, -1, **shared)])
     self.resnets = nnx.List([resnet(config, channels, channels, **shared) for _ in range(2)])
-    self.remat = False
+    self.remat = None
 
   def __call__(self, x: Array, emb: Array, text: Array) -> Array:
     def run(x: Array, emb: Array, text: Array) -> Array:
       return self.resnets[1](self.attentions[0](self.resnets[0](x, emb), text), emb)
 
-    return jax.checkpoint(run)(x, emb, text) if self.remat else run(x, emb, text)
+    return anew(run, self.remat)(x, emb, text)
 
 
 def resnet(config: UNetConfig, inputs: int, outputs: int, *, dtype, rngs) -> ResnetBlock2D:
@@ -207,16 +207,37 @@ def attention(config: UNetConfig, channels: int, level: int, *, dtype, rngs) -> 
   )
 
 
-def rematerialized(module: nnx.Module) -> nnx.Module:
+# What a layer that is computed anew may keep of the forward pass: the outputs of its attention and
+# of its 3 x 3 convolutions.
+SAVED = ('attention', 'convolution')
+
+
+def rematerialized(module: nnx.Module, saved: Sequence[str] = ()) -> nnx.Module:
   """The same module, whose backward pass computes every layer of its U-Nets anew.
 
   The activations within a residual block and its transformer are then not saved from the forward
   pass: about a quarter more work, and a fraction of the memory.
+
+  Args:
+    saved: names in SAVED of what is kept all the same.
+
+  Raises:
+    UserError: an unknown name.
   """
+  for name in saved:
+    choose(dict.fromkeys(SAVED), name, 'entry of config.model.saved')
   for _, part in nnx.iter_modules(module):
     if isinstance(part, Level | MidBlock):
-      part.remat = True
+      part.remat = tuple(saved)
   return module
+
+
+def anew(run: Callable, saved: tuple[str, ...] | None) -> Callable:
+  """A layer computed anew by the backward pass, but for what is saved by name; None: it is not."""
+  if saved is None:
+    return run
+  policy = jax.checkpoint_policies.save_only_these_names(*saved)
+  return jax.checkpoint(run, policy=policy)
 
 
 def plus(x: Array, more: Array | None) -> Array:

@@ -145,13 +145,14 @@ def networks(
   an LCM's, which is given the guidance scale.
 
   Args:
-    spec: `config.model`: adapter, dtype, remat and step_channels.
+    spec: `config.model`: adapter, dtype, remat, saved and step_channels.
     counts: the numbers of steps that they are trained for, `config.method.counts`.
   """
   adapter = loaded = None
   if 'unet' in prior.configs:
     adapter, loaded = adapter_folders.start(spec.adapter, prior.configs['unet'])
   settings = dict(dtype=jnp.dtype(spec.dtype), remat=spec.get('remat', False))
+  settings |= dict(saved=spec.get('saved', ()))
   settings |= dict(step_channels=spec.get('step_channels'))
   made, added = assemble(prior.configs, prior.params, prior.scheduler, adapter, loaded, **settings)
   zero = made.text_encoder_2 is not None and prior.index.get('force_zeros_for_empty_prompt', True)

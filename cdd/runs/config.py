@@ -24,6 +24,7 @@ FREE = (
   'data.workers',
   'data.threads',
   'model.remat',
+  'model.saved',
   'mesh',
   'sharding',
 )

@@ -55,6 +55,10 @@ def counts(value) -> bool:
   return bool(value) and all(fits(one, int) and one >= 1 for one in value)
 
 
+def names(value) -> bool:
+  return all(isinstance(one, str) for one in value)
+
+
 def is_spec(value) -> bool:
   return isinstance(value, Mapping) and isinstance(value.get('name'), str)
 
@@ -78,6 +82,7 @@ OMITTABLE = (
   'method.predictor',
   'model.step_channels',
   'model.remat',
+  'model.saved',
   'data.cache',
   'data.held_out',
   'data.joint_dropout',
@@ -118,6 +123,7 @@ FIELDS = {
     object, fine=DTYPES.__contains__, words="'float32', 'bfloat16' or 'float16'"
   ),
   'model.remat': Field(bool),
+  'model.saved': Field(tuple, fine=names, words="a tuple of names, ('attention',)"),
   'model.step_channels': Field(int | None, 2),
   'method': SPEC,
   'method.predictor': SPEC,

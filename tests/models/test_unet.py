@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch_peers as peers
 
+from cdd.core.errors import UserError
 from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
-from cdd.models.unet import UNet2DConditionModel, UNetConfig, rematerialized
+from cdd.models.unet import SAVED, UNet2DConditionModel, UNetConfig, rematerialized
 
 SD21 = dict(attention_head_dim=(1, 2, 2, 4), use_linear_projection=True)
 FAMILIES = dict(
@@ -42,7 +43,7 @@ def test_a_family_equals_diffusers(family):
   peers.close(out, peers.torch_predict(theirs, z, text=text), 1e-5)
 
 
-def plain_and_anew(name, config):
+def plain_and_anew(name, config, saved=()):
   """(loss, parameters) of an adapted U-Net, and the loss with its layers computed anew."""
   settings = dict(controlnet=dict(hint_widths=(4, 8, 8))).get(name, {})
   c = peers.seen(dict(mu_mix=peers.LATENTS, controlnet=peers.PIXELS)[name])
@@ -55,7 +56,7 @@ def plain_and_anew(name, config):
     return (apply(params, '__call__', peers.Z, c, jnp.asarray(peers.INDEX)) ** 2).mean()
 
   apply, shapes = functional.abstract(whole)
-  anew, _ = functional.abstract(lambda: rematerialized(whole()))
+  anew, _ = functional.abstract(lambda: rematerialized(whole(), saved))
   return functools.partial(loss, apply), functools.partial(loss, anew), shapes
 
 
@@ -69,10 +70,23 @@ def test_computing_the_layers_anew_keeps_less(name):
   assert extra[1] < 0.6 * extra[0]
 
 
-def test_computing_the_layers_anew_changes_no_gradient():
+def test_what_is_saved_by_name_is_kept_and_an_unknown_name_refused():
+  def kept(saved):
+    _, loss, shapes = plain_and_anew('mu_mix', peers.SMALL, saved)
+    leaves = jax.tree.leaves(jax.eval_shape(lambda p: jax.vjp(loss, p)[1], shapes))
+    return sum(leaf.size for leaf in leaves)
+
+  sizes = [kept(saved) for saved in ((), ('attention',), ('convolution',), SAVED)]
+  assert sizes[0] < sizes[1] < sizes[3] and sizes[0] < sizes[2] < sizes[3]
+  with pytest.raises(UserError, match="'gelu'.*attention.*convolution"):
+    kept(('gelu',))
+
+
+@pytest.mark.parametrize('saved', [(), SAVED])
+def test_computing_the_layers_anew_changes_no_gradient(saved):
   down, up = ('DownBlock2D', 'CrossAttnDownBlock2D'), ('UpBlock2D', 'UpBlock2D')
   config = peers.SMALL._replace(down_block_types=down, up_block_types=up)
-  *losses, shapes = plain_and_anew('controlnet', config)
+  *losses, shapes = plain_and_anew('controlnet', config, saved)
   rng = np.random.default_rng(4)
   params = {k: (0.2 * rng.normal(size=leaf.shape)).astype(np.float32) for k, leaf in shapes.items()}
   plain, other = (jax.jit(jax.grad(f))(params) for f in losses)

@@ -5,10 +5,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from cdd.core.types import Array
 from cdd.models.ops.parts import parts
 
+# What it makes, by the name that `unet.rematerialized` knows.
+kept = functools.partial(checkpoint_name, name='attention')
 # From so many scores of a head on, attention goes in turns on every platform.
 LARGE = 2**20
 # The bytes of a turn's scores in float32: a core's cache, a chip's VMEM (docs/performance.md).
@@ -45,7 +48,7 @@ def at_once(query: Array, key: Array, value: Array, mask: Array | None = None) -
   scores = scores.astype(jnp.float32)
   scores = scores if mask is None else jnp.where(mask[None, None], scores, -jnp.inf)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  return jnp.einsum('bhnm,bhmd->bhnd', weights, value)
+  return kept(jnp.einsum('bhnm,bhmd->bhnd', weights, value))
 
 
 def by_head(query: Array, key: Array, value: Array) -> Array:
@@ -117,7 +120,7 @@ def forward(query, key, value, rows):
 
   out, logs = jax.lax.map(block, blocks(query, rows))
   n = query.shape[-2]
-  out, logs = joined_blocks(out, n), joined_blocks(logs, n)
+  out, logs = kept(joined_blocks(out, n)), kept(joined_blocks(logs, n))
   return out, (query, key, value, out, logs)
 
 
