@@ -32,6 +32,7 @@ EVERY = 10  # Steps from checkpoint to checkpoint.
 STOPPED = 75  # The exit code of a run that was told to stop and saved.
 ROOM = 96 << 20  # Bytes of the disk that is filled.
 UNREAD = 2  # Steps whose metrics a killed process may have had in memory.
+STARTS = 5
 PATIENCE = 400  # Seconds until a run that makes no step counts as hung.
 FIELDS = dict(
   unet=dict(
@@ -93,6 +94,7 @@ class Life(NamedTuple):
     reached: the last step that was logged.
     saved: the step of the last checkpoint that was there when the fault struck.
     seconds: from the fault until both processes had ended.
+    starts: how often it was started until it went on (`begin`).
   """
 
   kind: str
@@ -101,6 +103,7 @@ class Life(NamedTuple):
   reached: int
   saved: int
   seconds: float
+  starts: int = 1
 
 
 class Run:
@@ -287,14 +290,37 @@ DAMAGE = ('torn_file', 'deleted_file', 'changed_bit', 'zeroed_file')
 
 def live(run: Run, kind: str, step: int, rng: random.Random) -> Life:
   """Starts the run, and strikes once it has reached a step."""
-  run.start()
-  run.wait_for(lambda: run.reached() >= step and run.resumed() is not None)
+  starts = begin(run)
+  run.wait_for(lambda: run.reached() >= step)
   resumed = run.resumed()
   time.sleep(rng.uniform(0, 0.3))
   reached, saved, began = run.reached(), run.saved(), time.monotonic()
   FAULTS[kind](run, rng)
   codes = run.wait()
-  return Life(kind, resumed, codes, max(reached, run.reached()), saved, time.monotonic() - began)
+  seconds = time.monotonic() - began
+  return Life(kind, resumed, codes, max(reached, run.reached()), saved, seconds, starts)
+
+
+def begin(run: Run) -> int:
+  """Starts the run until it makes steps, and says how many starts that took.
+
+  Where the processors are busy, the two processes may not find each other in time: the command then
+  asks for another start.
+
+  Raises:
+    RuntimeError: it fails for another reason, or too often.
+  """
+  for number in range(1, STARTS + 1):
+    run.start()
+    try:
+      run.wait_for(lambda: run.resumed() is not None)
+      return number
+    except RuntimeError:
+      run.signal(signal.SIGKILL, 0, 1)
+      run.wait()
+      if number == STARTS or 'timed out' not in run.errors():
+        raise
+  raise AssertionError
 
 
 def broken(workdir: Path, steps: int, faults: int, seed: int) -> list[Life]:
@@ -319,17 +345,17 @@ def whole(workdir: Path, steps: int) -> Life:
     RuntimeError: it fails.
   """
   run = Run(workdir, steps)
-  run.start()
+  starts = begin(run)
   codes = run.wait()
   if codes != [0, 0]:
     raise RuntimeError(f'The run ended with {codes}: {run.errors()}')
-  return Life('none', run.resumed(), codes, run.reached(), run.saved(), 0.0)
+  return Life('none', run.resumed(), codes, run.reached(), run.saved(), 0.0, starts)
 
 
 def said(life: Life) -> str:
   return (
     f'{life.kind:<18} from step {life.resumed} to {life.reached}, saved {life.saved}, exit codes '
-    f'{life.codes} after {life.seconds:.1f} s'
+    f'{life.codes} after {life.seconds:.1f} s' + (f', {life.starts} starts' * (life.starts > 1))
   )
 
 
@@ -418,6 +444,8 @@ def main(arguments) -> int:
   ]
   print(f'\n{steps} steps, a checkpoint every {EVERY}, two processes, {arguments.faults} faults')
   print(summary(lives))
+  again = sum(life.starts - 1 for life in lives)
+  print(f'starts repeated, as the processes did not find each other in time: {again}')
   for name, equal in same.items():
     print(f'{name:<18} {"equal bit for bit" if equal else "DIFFERS"}')
   print('beyond the last checkpoint: ' + ('; '.join(beyond) or 'nothing was lost'))
