@@ -40,6 +40,7 @@ class Row(NamedTuple):
     make: (config, shapes of the prior, side, devices) -> a `planning.Part`.
     options: what follows 'depth:full,prepared=-' in --config.
     batch: of all chips.
+    chips: how many of the topology's it runs on; None: on all.
     settings: fields of the config, by their path.
   """
 
@@ -49,6 +50,7 @@ class Row(NamedTuple):
   family: str = 'sd21'
   topology: str = 'v5e:4x4'
   settings: tuple[tuple[str, object], ...] = ()
+  chips: int | None = None
 
 
 def evaluation(config, prior, size, devices, *, first: bool) -> planning.Part:
@@ -73,7 +75,7 @@ def evaluation(config, prior, size, devices, *, first: bool) -> planning.Part:
     return Denoiser(networks, params, None, networks.condition(params, raw), hints)(z, t, None)
 
   hints = {} if first else jax.eval_shape(hints_of, params, raw)
-  place = sharding.replicated(sharding.make_mesh(devices=devices[:1]))
+  place = sharding.replicated(sharding.make_mesh(devices=devices))
   shapes = dict(weights=params, batch=raw, hints=hints, latents=z, times=t)
   arguments = {
     kind: jax.tree.map(partial(jax.ShapeDtypeStruct.update, sharding=place), tree)
@@ -89,20 +91,21 @@ def rows() -> dict[str, Row]:
   sample = partial(planning.sampling, steps=4)
   alone = (('accumulate', 1), ('model.remat', False))
   found = {
-    'unet, evaluation': Row(first, 'adapter=none,method=finetune', 1),
-    'controlnet, first evaluation': Row(first, 'adapter=controlnet', 1),
-    'controlnet, further evaluation': Row(further, 'adapter=controlnet', 1),
-    'mu_mix, further evaluation': Row(further, 'adapter=mu_mix', 1),
+    'unet, evaluation': Row(first, 'adapter=none,method=finetune', 1, chips=1),
+    'controlnet, first evaluation': Row(first, 'adapter=controlnet', 1, chips=1),
+    'controlnet, further evaluation': Row(further, 'adapter=controlnet', 1, chips=1),
+    'mu_mix, further evaluation': Row(further, 'adapter=mu_mix', 1, chips=1),
   }
   for adapter in ('mu_mix', 'controlnet'):
     for images in (1, 8):
-      name = f'{adapter} alone distilled, {images} an accelerator'
+      name = f'{adapter} alone distilled, {images} on a chip'
       options = f'adapter={adapter},train=adapter'
       settings = (*alone, ('mesh.fsdp', 1))
       found[name] = Row(planning.training, options, 16 * images, settings=settings)
-  for name, size in (('cut over the chips', 16), ('whole on each chip', 1)):
-    options, settings = 'adapter=none,method=finetune', (*alone, ('mesh.fsdp', size))
-    found[f'all finetuned, {name}'] = Row(planning.training, options, 16, settings=settings)
+  for mode, size in (('fsdp', 16), ('zero1', 1)):
+    options = 'adapter=none,method=finetune'
+    settings = (*alone, ('mesh.fsdp', size), ('sharding', (('.*', mode),)))
+    found[f'all finetuned, {mode}'] = Row(planning.training, options, 16, settings=settings)
   for family in SIDES:
     for topology, chips in CHIPS.items():
       cut = (('mesh.fsdp', chips),)
@@ -117,7 +120,7 @@ def compile_one(name: str, folder: Path) -> None:
   """Compiles a row and writes what it costs."""
   row = rows()[name]
   topologies.prepare(row.topology)
-  devices = topologies.devices(row.topology)
+  devices = topologies.devices(row.topology)[: row.chips]
   config = depth.get_config(f'full,prepared=-{row.options and ","}{row.options}')
   config.data.batch_size = row.batch
   config.update_from_flattened_dict(dict(row.settings))
