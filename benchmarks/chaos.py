@@ -160,14 +160,14 @@ class Run:
         raise RuntimeError(f'The run makes no step: {self.errors()}')
       time.sleep(0.02)
 
-  def wait(self) -> list[int]:
+  def wait(self, patience: float = PATIENCE) -> list[int]:
     """The exit codes.
 
     Raises:
-      RuntimeError: one does not end.
+      RuntimeError: one does not end in so many seconds.
     """
     try:
-      return [process.wait(PATIENCE) for process in self.processes]
+      return [process.wait(patience) for process in self.processes]
     except subprocess.TimeoutExpired as error:
       raise RuntimeError(f'A process does not end: {self.errors()}') from error
 
@@ -346,7 +346,7 @@ def whole(workdir: Path, steps: int) -> Life:
   """
   run = Run(workdir, steps)
   starts = begin(run)
-  codes = run.wait()
+  codes = run.wait(PATIENCE + 5 * steps)
   if codes != [0, 0]:
     raise RuntimeError(f'The run ended with {codes}: {run.errors()}')
   return Life('none', run.resumed(), codes, run.reached(), run.saved(), 0.0, starts)
