@@ -345,8 +345,11 @@ def whole(workdir: Path, steps: int) -> Life:
     RuntimeError: it fails.
   """
   run = Run(workdir, steps)
-  starts = begin(run)
-  codes = run.wait(PATIENCE + 5 * steps)
+  try:
+    starts = begin(run)
+    codes = run.wait(PATIENCE + 5 * steps)
+  finally:
+    run.signal(signal.SIGKILL, 0, 1)
   if codes != [0, 0]:
     raise RuntimeError(f'The run ended with {codes}: {run.errors()}')
   return Life('none', run.resumed(), codes, run.reached(), run.saved(), 0.0, starts)
