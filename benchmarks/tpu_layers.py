@@ -1,0 +1,81 @@
+"""Single layers of Stable Diffusion on one TPU chip, by its compiler: the ways that were tried.
+
+python -m benchmarks.tpu_layers [--topology=v5e:2x2]   (needs pip install '.[plan]'; some minutes)
+
+Millions of cycles as the compiler estimates them, and MB read and written, of bfloat16 arrays.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+
+from cdd.models.ops import attention, upsampling
+from cdd.runs import hlo, topologies
+
+# Images, positions, heads, positions that are attended to: at 512 px.
+ATTENTION = ((1, 4096, 5, 4096), (8, 4096, 5, 4096), (8, 1024, 10, 1024), (8, 4096, 5, 77))
+HEAD = 64
+UPSAMPLERS = ((1, 8, 1280), (1, 16, 1280), (1, 32, 640), (16, 16, 1280), (16, 32, 640))
+WAYS = dict(
+  all_scores=attention.at_once, heads_in_turns=attention.by_head, in_use=attention.by_image
+)
+
+
+def cost(device, function: Callable, *shapes: tuple[int, ...]) -> str:
+  """What a function of bfloat16 arrays costs."""
+  place = SingleDeviceSharding(device)
+  arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place) for shape in shapes]
+  compiled = jax.jit(function).trace(*arrays).lower(lowering_platforms=('tpu',)).compile()
+  found = hlo.cost(compiled.as_text())
+  return f'{found.cycles / 1e6:7.3f} Mcycles {found.bytes / 1e6:8.1f} MB'
+
+
+def with_gradients(function: Callable) -> Callable:
+  """(arrays, the gradient of the output) -> the output and the gradients of all arrays."""
+
+  def run(*arrays):
+    out, pull = jax.vjp(function, *arrays[:-1])
+    return out, pull(arrays[-1])
+
+  return run
+
+
+def with_gradient_of_input(function: Callable) -> Callable:
+  """The same for the gradient of the first array alone, as where the weights are frozen."""
+
+  def run(x, weights, grad):
+    out, pull = jax.vjp(lambda x: function(x, weights), x)
+    return out, pull(grad)
+
+  return run
+
+
+def show(device, name: str, function: Callable, gradients: Callable, shapes, out) -> None:
+  forward, both = cost(device, function, *shapes), cost(device, gradients(function), *shapes, out)
+  print(f'{name:<48} forward {forward}   with gradients {both}', flush=True)
+
+
+def main(topology: str) -> None:
+  topologies.prepare(topology)
+  device = topologies.devices(topology)[0]
+  print(f'one chip of {topology}')
+  for b, n, heads, m in ATTENTION:
+    query, key = (b, heads, n, HEAD), (b, heads, m, HEAD)
+    for name, way in WAYS.items():
+      said = f'attention {b} x {heads} heads, {n} to {m}, {name}'
+      show(device, said, way, with_gradients, (query, key, key), query)
+  for b, side, width in UPSAMPLERS:
+    shapes = (b, side, side, width), (3, 3, width, width)
+    for way in (upsampling.by_phases, upsampling.directly):
+      said = f'upsampler {b} x {side}x{side}x{width}, {way.__name__}'
+      out = (b, 2 * side, 2 * side, width)
+      show(device, said, way, with_gradient_of_input, shapes, out)
+
+
+if __name__ == '__main__':
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--topology', default='v5e:2x2')
+  main(parser.parse_args().topology)
