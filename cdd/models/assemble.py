@@ -18,7 +18,8 @@ from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS, concat
 from cdd.models.adapters.adapter import Spec, has_strength, padded
 from cdd.models.networks import Networks
-from cdd.models.unet import UNetConfig, rematerialized
+from cdd.models.remat import rematerialized
+from cdd.models.unet import UNetConfig
 
 
 def assemble(
@@ -43,7 +44,7 @@ def assemble(
     loaded: the adapter's weights; freshly initialised if None.
     dtype: what the networks compute in.
     remat: whether the backward pass computes the U-Nets' layers anew.
-    saved: what of them is kept all the same (`unet.SAVED`).
+    saved: what of them is kept all the same (`remat.SAVED`).
     step_channels: sinusoids of the step that the U-Net is given; None: what its config says.
 
   Returns:

@@ -1,10 +1,9 @@
 """Owns the U-Net (diffusers' UNet2DConditionModel), cut where adapters act: encode, decode."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -13,6 +12,7 @@ from cdd.core.registry import choose
 from cdd.core.types import Array, Text
 from cdd.models.blocks import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv
 from cdd.models.ops.activations import silu
+from cdd.models.remat import anew
 from cdd.models.transformer import Transformer2DModel
 
 ATTENDS = dict(
@@ -205,39 +205,6 @@ def attention(config: UNetConfig, channels: int, level: int, *, dtype, rngs) -> 
     dtype=dtype,
     rngs=rngs,
   )
-
-
-# What a layer that is computed anew may keep of the forward pass: the outputs of its attention and
-# of its 3 x 3 convolutions.
-SAVED = ('attention', 'convolution')
-
-
-def rematerialized(module: nnx.Module, saved: Sequence[str] = ()) -> nnx.Module:
-  """The same module, whose backward pass computes every layer of its U-Nets anew.
-
-  The activations within a residual block and its transformer are then not saved from the forward
-  pass: about a quarter more work, and a fraction of the memory.
-
-  Args:
-    saved: names in SAVED of what is kept all the same.
-
-  Raises:
-    UserError: an unknown name.
-  """
-  for name in saved:
-    choose(dict.fromkeys(SAVED), name, 'entry of config.model.saved')
-  for _, part in nnx.iter_modules(module):
-    if isinstance(part, Level | MidBlock):
-      part.remat = tuple(saved)
-  return module
-
-
-def anew(run: Callable, saved: tuple[str, ...] | None) -> Callable:
-  """A layer computed anew by the backward pass, but for what is saved by name; None: it is not."""
-  if saved is None:
-    return run
-  policy = jax.checkpoint_policies.save_only_these_names(*saved)
-  return jax.checkpoint(run, policy=policy)
 
 
 def plus(x: Array, more: Array | None) -> Array:

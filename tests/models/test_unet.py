@@ -12,7 +12,8 @@ from cdd.core.errors import UserError
 from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
-from cdd.models.unet import SAVED, UNet2DConditionModel, UNetConfig, rematerialized
+from cdd.models.remat import SAVED, rematerialized
+from cdd.models.unet import UNet2DConditionModel, UNetConfig
 
 SD21 = dict(attention_head_dim=(1, 2, 2, 4), use_linear_projection=True)
 FAMILIES = dict(

@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from cdd.core.types import Array
 from cdd.models.ops.parts import parts
 
-# What it makes, by the name that `unet.rematerialized` knows.
+# What it makes, by the name that `remat.rematerialized` knows.
 kept = functools.partial(checkpoint_name, name='attention')
 # From so many scores of a head on, attention goes in turns on every platform.
 LARGE = 2**20
