@@ -1,10 +1,10 @@
 """Measures an undistilled model once, for the reports that show it beside their own run.
 
-python -m benchmarks.undistilled TASK WEIGHTS
+python -m benchmarks.undistilled TASK:SIZE WEIGHTS
 
-WEIGHTS is the export/trained.safetensors of a run of configs/TASK.py:small,method=finetune. The
-rows and the first images go to cdd/assets/results/TASK_finetune.json and .webp, which ship; the
-weights do not.
+WEIGHTS is the export/trained.safetensors of a run of configs/TASK.py:SIZE,method=finetune. The
+rows and the first images go to cdd/assets/results/TASK_SIZE_finetune.json and .jpg, which ship; the
+weights do not. `python .ci/assets.py` then lists the files.
 """
 
 import hashlib
@@ -21,6 +21,8 @@ from cdd.reports import stored
 from cdd.runs.evaluate import evaluate
 from cdd.runs.experiment import experiment
 
+# A size -> those whose reports show it, with the same held-out examples but other numbers of them.
+SHOWN_BY = dict(tiny=('tiny',), small=('tiny', 'small'))
 STEPS, SHOWN = (1, 2, 4, 8, 50), (1, 4, 50)
 SAMPLER = 'ddim'
 
@@ -38,11 +40,10 @@ def measure(bound, params, metrics, count: int, batch_size: int) -> tuple[list[d
   return rows, {steps: pictures[steps] for steps in SHOWN}
 
 
-def main(task: str, weights: Path) -> None:
-  # The tiny and the small runs have the same held-out examples, and report different numbers.
+def main(task: str, size: str, weights: Path) -> None:
   configs = {
-    size: cli.load(cli.CONFIGS / f'{task}.py', f'{size},method=finetune')
-    for size in ('tiny', 'small')
+    other: cli.load(cli.CONFIGS / f'{task}.py', f'{other},method=finetune')
+    for other in SHOWN_BY[size]
   }
   with tempfile.TemporaryDirectory() as scratch:
     bound = experiment(configs['tiny'], Path(scratch))
@@ -55,16 +56,23 @@ def main(task: str, weights: Path) -> None:
     )
     rows += measured
   examples = stored.statistics(bound.held_out(8, 8)[0])
-  training = f'python -m cdd.main --config=configs/{task}.py:small,method=finetune'
+  name = f'{task}_{size}_finetune'
   made = dict(
-    commands=[training, f'python -m benchmarks.undistilled {task} {weights}'],
+    commands=[
+      f'python -m cdd.main --config=configs/{task}.py:{size},method=finetune',
+      f'python -m benchmarks.undistilled {task}:{size} runs/{name}/export/trained.safetensors',
+    ],
     weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
   )
-  out = stored.Stored(rows, pictures, examples, configs['small'].steps, made)
-  stored.write(assets.RESULTS / f'{task}_finetune', out)
+  out = stored.Stored(rows, pictures, examples, configs[size].steps, made)
+  stored.write(assets.RESULTS / name, out)
 
 
 if __name__ == '__main__':
-  if len(sys.argv) != 3:
-    sys.exit('usage: python -m benchmarks.undistilled TASK WEIGHTS, a trained.safetensors')
-  main(sys.argv[1], Path(sys.argv[2]))
+  task, _, size = sys.argv[1].partition(':') if len(sys.argv) == 3 else ('', '', '')
+  if size not in SHOWN_BY:
+    sys.exit(
+      f'usage: python -m benchmarks.undistilled TASK:SIZE WEIGHTS, a size of {[*SHOWN_BY]} and a '
+      'trained.safetensors'
+    )
+  main(task, size, Path(sys.argv[2]))

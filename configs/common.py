@@ -313,13 +313,14 @@ def on_own_data(config: ConfigDict, chosen: dict, **settings) -> None:
 def shipped(task: str, chosen: dict) -> tuple:
   """What ships in cdd/assets that a report shows beside its own run.
 
-  `results` are rows and pictures that were measured once, `weights` a model to sample anew. Both
-  models have the default adapter, and every weight of them was trained.
+  `results` are rows and pictures that were measured once, `weights` a model to sample anew. All of
+  these models have the default adapter, and every weight of them was trained.
   """
-  finetune = dict(label='finetune (shipped)', results=f'{task}_finetune')
+  undistilled = tuple(
+    dict(label='undistilled', results=f'{task}_{size}_finetune') for size in ('tiny', 'small')
+  )
   ours = dict(label='ours (shipped)', weights=task, sampler='consistency', steps=(1, 2, 4, 8))
   unlike = chosen['method'] == 'finetune' or changed(chosen).keys() - {'method'}
   if chosen['size'] == 'full' or unlike:
     return ()
-  live = chosen['size'] == 'tiny' and chosen['method'] != 'step_aware'  # Whose network differs.
-  return (finetune, ours) if live else (finetune,)
+  return (*undistilled, ours) if chosen['size'] == 'tiny' else undistilled

@@ -25,9 +25,8 @@ MADE = {
   '(docs/prior.md); its export/ is the folder',
   'trained/depth.': 'python -m cdd.main --config=configs/depth.py:small',
   'trained/super_resolution.': 'python -m cdd.main --config=configs/super_resolution.py:small',
-  # Their JSON has the sha256 of the weights, which the history of the repository still has.
-  'results/depth_finetune.': 'python -m benchmarks.undistilled depth WEIGHTS',
-  'results/super_resolution_finetune.': 'python -m benchmarks.undistilled super_resolution WEIGHTS',
+  # Their JSON has the commands in full, and the sha256 of the weights.
+  'results/': 'python -m benchmarks.undistilled TASK:SIZE WEIGHTS',
 }
 
 

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from cdd.metrics import METRICS
 
 MOST = 4  # The few steps that the method is for.
+LEADING = ('lpips', 'frechet')  # The metrics whose values the sentence gives.
 VERDICTS = dict(ahead='ahead of', level='level with', behind='behind')
+
+Pair = tuple[Mapping, Mapping]
 
 
 def sentence(rows: Sequence[Mapping], method: str, rival: str | None, name: str) -> str:
-  """How a method compares with a rival in every metric, at the same number of steps.
+  """At which numbers of steps a method is ahead of a rival, and in which metrics.
 
   Args:
     rows: dicts with method, steps, count, updates and the metrics by name.
@@ -19,67 +22,101 @@ def sentence(rows: Sequence[Mapping], method: str, rival: str | None, name: str)
   Returns:
     One sentence, or '' where the method has no row with steps.
   """
-  pair = at_same_steps(rows, method, rival) if rival else []
-  if pair:
-    alike = pair[0]['count'] == pair[1]['count']
-    return (_compared if alike else _unlike)(*pair, name)
-  for row in at_same_steps(rows, method):
+  pairs = [pair for pair in at_same_steps(rows, method, rival) if _shared(*pair)] if rival else []
+  if pairs:
+    ours, other = _lead(pairs)
+    return (_compared if ours['count'] == other['count'] else _unlike)(pairs, name)
+  if alone := at_same_steps(rows, method):
+    (row,) = _lead(alone)
     values = [f'{m.label} {m.shown(row[key])}' for key, m in METRICS.items() if key in row]
     missing = f'; {name} was not measured beside it' if name else ''
-    who = _with(method, row, count=True)
-    return f'{_at(row)} {who} measures {_listed(values)}{missing}.'
+    return f'At {_steps([row["steps"]])} {_with(method, row)} measures {_listed(values)}{missing}.'
   return ''
 
 
-def at_same_steps(rows: Sequence[Mapping], *methods: str) -> list[Mapping]:
-  """A row of each method, at the largest number of steps up to `MOST` that all of them have."""
+def at_same_steps(rows: Sequence[Mapping], *methods: str) -> list[tuple[Mapping, ...]]:
+  """A row of each method for every number of steps that all of them have, the fewest first."""
   found = [{r['steps']: r for r in rows if r['method'] == m and r['steps']} for m in methods]
   common = sorted(set.intersection(*map(set, found)))
-  if not common:
-    return []
-  steps = max((n for n in common if n <= MOST), default=common[0])
-  return [of_method[steps] for of_method in found]
+  return [tuple(of_method[steps] for of_method in found) for steps in common]
 
 
-def _compared(ours: Mapping, other: Mapping, name: str) -> str:
-  groups: dict[str, list[str]] = {}  # In the order of METRICS: the first one leads the sentence.
-  for key, text in _pairs(ours, other).items():
-    better = METRICS[key].better(ours[key], other[key]) == ours[key]
-    level = METRICS[key].shown(ours[key]) == METRICS[key].shown(other[key])
-    verdict = 'level' if level else 'ahead' if better else 'behind'
-    groups.setdefault(verdict, []).append(text)
-  first, *rest = groups
-  where = 'in' if rest else 'in all that was measured:'
-  parts = [f'{VERDICTS[first]} {_with(name, other)} {where} {_listed(groups[first])}']
-  parts += [f'{VERDICTS[verdict]} it in {_listed(groups[verdict])}' for verdict in rest]
-  return f'{_at(ours)} {_with(ours["method"], ours)} is {"; ".join(parts)}.'
+def _lead(pairs: Sequence[tuple[Mapping, ...]]) -> tuple[Mapping, ...]:
+  """Those of the largest number of steps up to `MOST`."""
+  return [pair for number, pair in enumerate(pairs) if pair[0]['steps'] <= MOST or not number][-1]
 
 
-def _unlike(ours: Mapping, other: Mapping, name: str) -> str:
+def _compared(pairs: Sequence[Pair], name: str) -> str:
+  """Ahead or behind, what is the case more often comes first; else that of the first metric."""
+  found: dict[str, dict[str, list[int]]] = {}  # Verdict -> metric -> numbers of steps.
+  for key in METRICS:
+    for ours, other in pairs:
+      if key in ours and key in other:
+        steps = found.setdefault(_verdict(key, ours, other), {}).setdefault(key, [])
+        steps.append(ours['steps'])
+  often = {verdict: sum(map(len, steps.values())) for verdict, steps in found.items()}
+  first, *rest = sorted(found, key=lambda verdict: (verdict == 'level', -often[verdict]))
+  ours, other = _lead(pairs)
+  alike = ours['updates'] == other['updates']
+  who, whom = (
+    (f'At {ours["updates"]} updates each, {ours["method"]}', name)
+    if alike
+    else (
+      f'The numbers of updates differ: {ours["method"]} after {ours["updates"]}',
+      f'{name} after {other["updates"]}',
+    )
+  )
+  parts = [f'{VERDICTS[first]} {whom} {_where(found[first])}']
+  parts += [f'{VERDICTS[verdict]} it {_where(found[verdict])}' for verdict in rest]
+  shared = _shared(ours, other)
+  values = _values(ours, other, [key for key in LEADING if key in shared] or shared)
+  return f'{who} is {"; ".join(parts)} (at {_steps([ours["steps"]])}: {values}).'
+
+
+def _unlike(pairs: Sequence[Pair], name: str) -> str:
   """Without a verdict: on fewer examples some distances are larger, whatever the model."""
-  both = f'{_with(ours["method"], ours, count=True)} and {_with(name, other, count=True)}'
-  pairs = _listed([*_pairs(ours, other).values()])
-  return f'{_at(ours)} {both} cannot be compared exactly: {pairs}.'
+  ours, other = _lead(pairs)
+  both = f'{_with(ours["method"], ours)} and {_with(name, other)}'
+  values = _values(ours, other, _shared(ours, other))
+  return f'At {_steps([ours["steps"]])} {both} cannot be compared exactly: {values}.'
 
 
-def _pairs(ours: Mapping, other: Mapping) -> dict[str, str]:
-  return {
-    key: f'{metric.label} ({metric.shown(ours[key])} against {metric.shown(other[key])})'
-    for key, metric in METRICS.items()
-    if key in ours and key in other
-  }
+def _shared(ours: Mapping, other: Mapping) -> list[str]:
+  return [key for key in METRICS if key in ours and key in other]
 
 
-def _at(row: Mapping) -> str:
-  return f'At {row["steps"]} step{"s" * (row["steps"] > 1)}'
+def _verdict(key: str, ours: Mapping, other: Mapping) -> str:
+  metric = METRICS[key]
+  if metric.shown(ours[key]) == metric.shown(other[key]):
+    return 'level'
+  return 'ahead' if metric.better(ours[key], other[key]) == ours[key] else 'behind'
 
 
-def _with(label: str, row: Mapping, *, count: bool = False) -> str:
-  """'ours (200 updates)'; 'ours (shipped; 800 updates)'."""
+def _where(found: Mapping[str, Sequence[int]]) -> str:
+  """'in LPIPS and Fréchet at 1 and 2 steps and in PSNR at 8 steps'."""
+  groups: dict[tuple[int, ...], list[str]] = {}
+  for key, steps in found.items():
+    groups.setdefault(tuple(steps), []).append(METRICS[key].label)
+  return _listed([f'in {_listed(labels)} at {_steps(n)}' for n, labels in groups.items()])
+
+
+def _values(ours: Mapping, other: Mapping, keys: Sequence[str]) -> str:
+  shown = {key: METRICS[key].shown for key in keys}
+  return _listed(
+    [f'{METRICS[k].label} {shown[k](ours[k])} against {shown[k](other[k])}' for k in keys]
+  )
+
+
+def _steps(numbers: Sequence[int]) -> str:
+  return f'{_listed([*map(str, numbers)])} step{"s" * (numbers[-1] > 1)}'
+
+
+def _with(label: str, row: Mapping) -> str:
+  """'ours (200 updates, measured on 128 examples)'; 'ours (shipped; 800 updates, ...)'."""
   parts = [f'{row["updates"]} updates'] if row.get('updates') else []
-  parts += [f'measured on {row["count"]} examples'] if count else []
+  parts.append(f'measured on {row["count"]} examples')
   start = f'{label[:-1]}; ' if label.endswith(')') else f'{label} ('
-  return f'{start}{", ".join(parts)})' if parts else label
+  return f'{start}{", ".join(parts)})'
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cdd.core import files
 from cdd.metrics import METRICS, of_rows
@@ -42,11 +43,25 @@ img { display: block; width: 100%; background: #fff; padding: 6px; border-radius
 """
 
 
+class Finding(NamedTuple):
+  """What the page opens with.
+
+  Attributes:
+    sentence: what was found.
+    picture: what shows it, right below; None where there is none.
+    heading: what stands above both; '' for nothing.
+  """
+
+  sentence: str
+  picture: Picture | None = None
+  heading: str = ''
+
+
 def write(
   workdir: Path,
   *,
   title: str,
-  findings: Sequence[str],
+  findings: Sequence[Finding],
   notes: Sequence[str],
   rows: Sequence[Mapping],
   pictures: Sequence[Picture],
@@ -56,21 +71,31 @@ def write(
   """Writes report.html and metrics.json into `workdir`.
 
   Args:
-    findings: sentences; the first one opens the page.
+    findings: the first one opens the page.
     notes: what a reader must know to understand the table, listed below it.
     rows: dicts with method, steps, sampler, updates, count, seconds_per_image and the metrics by
       name.
     log: dicts with `step` and values; `plots` names those to draw.
   """
-  body = [f'<h1>{html.escape(title)}</h1>']
-  body += [f'<p class="finding">{html.escape(text)}</p>' for text in findings]
-  body += ['<h2>Results</h2>', table(rows)]
+  body = ['<h2>Results</h2>', table(rows)]
   body.append(listed(notes))
   body.append(charted(over_steps(rows, name) for name in of_rows(rows)))
   body += [figure(picture) for picture in pictures]
   body.append(training(log, plots))
-  files.write(Path(workdir) / 'report.html', document(title, body))
+  write_findings(workdir, title=title, findings=findings, more=body)
   files.write_json(Path(workdir) / 'metrics.json', list(rows))
+
+
+def write_findings(
+  workdir: Path, *, title: str, findings: Iterable[Finding], more: Sequence[str] = ()
+) -> None:
+  """Writes report.html: its title, what was found, and more parts of HTML below."""
+  body = [f'<h1>{html.escape(title)}</h1>']
+  for found in findings:
+    body += [f'<h2>{html.escape(found.heading)}</h2>'] if found.heading else []
+    body.append(f'<p class="finding">{html.escape(found.sentence)}</p>')
+    body += [shown(found.picture)] if found.picture else []
+  files.write(Path(workdir) / 'report.html', document(title, [*body, *more]))
 
 
 def document(title: str, body: Iterable[str]) -> str:
@@ -113,6 +138,11 @@ def training(log: Sequence[Mapping], plots: Sequence[str]) -> str:
 
 def figure(picture: Picture) -> str:
   """A picture under its heading."""
+  return f'<h2>{html.escape(picture.heading)}</h2>{shown(picture)}'
+
+
+def shown(picture: Picture) -> str:
+  """A picture without its heading."""
   data = base64.b64encode(grid.encode(picture.image, 'webp')).decode()
   # As wide as its pixels at most; on a narrow screen it scrolls in place of becoming illegible.
   height, width = picture.image.shape[:2]
@@ -122,4 +152,4 @@ def figure(picture: Picture) -> str:
   image = (
     f'<img alt="{alt}" {size} style="{style};height:auto" src="data:image/webp;base64,{data}">'
   )
-  return f'<h2>{html.escape(picture.heading)}</h2><div class="scroll" tabindex="0">{image}</div>'
+  return f'<div class="scroll" tabindex="0">{image}</div>'

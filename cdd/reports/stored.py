@@ -12,6 +12,9 @@ from PIL import Image
 from cdd.core import files
 from cdd.reports import grid
 
+# A quarter of what is lossless; colours as sharp as the rest, as the images are small.
+JPEG = dict(quality=92, subsampling=0, optimize=True, progressive=True)
+
 
 class Stored(NamedTuple):
   """What a file of results holds.
@@ -50,11 +53,11 @@ def same_examples(stored: Stored, batch: Mapping) -> bool:
 
 
 def write(path: Path, stored: Stored) -> None:
-  """Writes PATH.json, and PATH.webp with one line of images per number of steps, lossless."""
+  """Writes PATH.json, and PATH.jpg with one line of images per number of steps."""
   lines = [np.concatenate(grid.to_uint8(images), axis=1) for images in stored.pictures.values()]
   buffer = io.BytesIO()
-  Image.fromarray(np.concatenate(lines)).save(buffer, 'WEBP', lossless=True, quality=100, method=6)
-  files.write(path.with_suffix('.webp'), buffer.getvalue())
+  Image.fromarray(np.concatenate(lines)).save(buffer, 'JPEG', **JPEG)
+  files.write(path.with_suffix('.jpg'), buffer.getvalue())
   fields = dict(stored._asdict(), pictures=list(stored.pictures))
   files.write_json(path.with_suffix('.json'), fields)
 
@@ -62,7 +65,7 @@ def write(path: Path, stored: Stored) -> None:
 def read(path: Path) -> Stored:
   """Reads what `write` wrote; the images are square."""
   fields = json.loads(path.with_suffix('.json').read_text())
-  with Image.open(path.with_suffix('.webp')) as image:
+  with Image.open(path.with_suffix('.jpg')) as image:
     pixels = np.asarray(image.convert('RGB'), np.float32) / 255
   lines = np.split(pixels, len(fields['pictures']))
   images = [np.stack(np.split(line, line.shape[1] // line.shape[0], axis=1)) for line in lines]

@@ -42,11 +42,16 @@ def evaluate(
     began = time.perf_counter()
     images = np.asarray(sample(batch, number))
     seconds += time.perf_counter() - began
-    if not np.isfinite(images).all():
-      raise UserError(f'The samples of held-out batch {number} are not finite.')
+    check_finite(images, number)
     for name, metric in metrics.items():
       states[name] = metric.update(states[name], images, *(batch[key] for key in metric.reads))
     count += len(images)
     shown.extend(images[: max(0, first - len(shown))])
   row = {name: metric.result(states[name]) for name, metric in metrics.items()}
   return dict(row, seconds_per_image=seconds / count, count=count), np.stack(shown)
+
+
+def check_finite(images: np.ndarray, number: int) -> None:
+  """Refuses samples of a held-out batch that hold anything but numbers."""
+  if not np.isfinite(images).all():
+    raise UserError(f'The samples of held-out batch {number} are not finite.')

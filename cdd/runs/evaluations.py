@@ -198,7 +198,7 @@ def evaluate(
     said |= dict(task=config.data.task.to_dict(), seed=asked.seed, settings=asked.how._asdict())
     said['trained'] = own and configs.as_json(own)
     files.write_json(folder / 'evaluation.json', dict(said, rows=found))
-    for picture in pictures.pictures(label, None, shown, batches[0]):
+    if picture := pictures.alone(label, shown, batches[0]):
       grid.save_png(folder / 'pictures' / 'samples.png', picture.image)
     examples.write(folder / 'pictures', label, shown, batches[0])
   return found

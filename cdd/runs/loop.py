@@ -12,7 +12,7 @@ from cdd.core import files, hosts, interrupts
 from cdd.core.errors import UserError
 from cdd.reports import grid
 from cdd.runs import config as configs
-from cdd.runs import export, report, schema, streams
+from cdd.runs import export, first_page, report, schema, streams
 from cdd.runs.experiment import experiment
 from cdd.runs.objective import method_of
 from cdd.training import checkpoint, chips, meter, profiler, sharding
@@ -56,6 +56,8 @@ def trained(config, workdir: Path) -> bool:
   if jax.process_index() == 0:
     configs.write(config, workdir)
     meter.start(workdir, began)
+  if checkpoint.newest(workdir / 'checkpoints') is None:
+    first_page.write(bound, config, workdir)
   state = fit(bound, config, workdir, changed)
   if jax.process_index() == 0 and (said := streams.said_of_skipped(workdir)):
     print(said, flush=True)

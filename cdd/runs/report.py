@@ -1,6 +1,6 @@
 """Owns what a run shows: previews while it trains, and the evaluation beside its baselines."""
 
-import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS
 from cdd.metrics import GENERAL, METRICS, chosen, lpips, of_rows
 from cdd.metrics.metric import check as check_metric
-from cdd.reports import examples, finding, grid, page, pictures, table
+from cdd.reports import examples, finding, page, pictures, table
 from cdd.runs import shipped as beside
 from cdd.runs import streams
 from cdd.runs.objective import method_of
-from cdd.runs.rows import EXCHANGED, Entry, measured, of_model, of_steps, references
+from cdd.runs.rows import EXCHANGED, Entry, measured, of_model, references
 from cdd.sampling.draw import check_steps
 from cdd.training import writer
 
@@ -57,11 +57,25 @@ def evaluate(experiment, config, params, workdir: Path) -> list[dict]:
   seen = experiment.held_out.pictures(settings.count)
   rows, shown = measured(entries(experiment, config, params), batches, metrics, seen=seen)
   past, images = beside.results(config, batches[0])
+  rivals = rivals_of(config, rows, past)
+  past = [row for row in past if row['method'] in rivals.values()]
   # The rows without steps end the table.
   rows = [r for r in rows if r['steps']] + past + [r for r in rows if not r['steps']]
   if main:
-    write(config, workdir, rows, {**shown, **images}, batches[0])
+    write(config, workdir, rows, {**shown, **images}, batches[0], rivals)
   return rows
+
+
+def rivals_of(config, rows: list[dict], past: list[dict]) -> dict[str, str | None]:
+  """The run and the models that ship -> the stored results that each is compared with.
+
+  Args:
+    rows: what was measured of them.
+    past: rows of stored results.
+  """
+  names = [label_of(config), *(entry['label'] for entry in beside.shipped(config, 'weights'))]
+  updates = {row['method']: row['updates'] for row in rows}
+  return {name: beside.rival(past, updates[name]) for name in names}
 
 
 def check(experiment, config) -> None:
@@ -115,10 +129,7 @@ def entries(experiment, config, params) -> list[Entry]:
   """What the report samples, in the order of its table."""
   settings = config.evaluation
   out = of_model(label_of(config), partial(experiment.sample, params), config.steps, settings)
-  for other in beside.shipped(config, 'weights'):
-    tree, updates = beside.weights(other, experiment.abstract.params)
-    sample = partial(experiment.sample, tree)
-    out += of_steps(other['label'], sample, updates, other['sampler'], other['steps'])
+  out += beside.entries(experiment, config)
   return out + references(partial(experiment.reconstruct, params), settings)
 
 
@@ -127,30 +138,46 @@ def label_of(config) -> str:
   return 'finetune' if config.method.name == 'finetune' else 'ours'
 
 
-def write(config, workdir: Path, rows: list[dict], shown: dict, batch: dict) -> None:
+def write(
+  config, workdir: Path, rows: list[dict], shown: dict, batch: dict, rivals: dict[str, str | None]
+) -> None:
   """The page, and its pictures as files."""
-  rival = next((other['label'] for other in beside.shipped(config, 'results')), None)
-  drawn = pictures.pictures(label_of(config), rival, shown, batch)
-  for picture in drawn:
-    name = re.sub(r'\W+', '_', picture.heading).strip('_').lower()
-    grid.save_png(workdir / 'pictures' / f'{name}.png', picture.image)
+  findings = [found(config, rows, shown, batch, pair) for pair in rivals.items()]
+  whole = [picture for name in rivals if (picture := pictures.alone(name, shown, batch))]
+  for picture in [*(f.picture for f in findings if f.picture), *whole]:
+    pictures.save(workdir / 'pictures', picture)
   examples.write(workdir / 'pictures', label_of(config), shown, batch)
-  names = [label_of(config), *(other['label'] for other in beside.shipped(config, 'weights'))]
   page.write(
     workdir,
     title=config.name.replace('_', ' '),
-    findings=[finding.sentence(rows, name, rival, UNDISTILLED if rival else '') for name in names],
-    notes=notes(config, rows, rival),
+    findings=findings,
+    notes=notes(config, rows, [*dict.fromkeys(filter(None, rivals.values()))]),
     rows=rows,
-    pictures=drawn,
+    pictures=whole,
     log=writer.read(workdir / 'log.jsonl'),
     plots=method_of(config).plots,
   )
+  print(findings[0].sentence)
   print(f'Wrote {workdir / "report.html"} and {workdir / "metrics.json"}.')
 
 
-def notes(config, rows: list[dict], rival: str | None) -> list[str]:
-  """What the report lists below the table: what each label means, and the limits."""
+def found(config, rows: list[dict], shown: dict, batch: dict, pair) -> page.Finding:
+  """What a pair of labels, of a model and of its rival or None, shows: a sentence and a picture."""
+  own = pair[0] == label_of(config)
+  missed = UNDISTILLED if beside.shipped(config, 'results') else ''
+  return page.Finding(
+    finding.sentence(rows, *pair, missed),
+    pictures.side_by_side(*pair, shown, batch),
+    heading='' if own else 'The model that ships',
+  )
+
+
+def notes(config, rows: list[dict], rivals: Sequence[str]) -> list[str]:
+  """What the report lists below the table: what each label means, and the limits.
+
+  Args:
+    rivals: the labels of stored results.
+  """
   count = config.evaluation.count
   out = [
     f'{label_of(config)}: this run, {config.steps} updates of batch {config.data.batch_size}, '
@@ -158,11 +185,11 @@ def notes(config, rows: list[dict], rival: str | None) -> list[str]:
   ]
   for other in beside.shipped(config, 'weights'):
     out.append(f'{other["label"]}: the model in cdd/assets/trained, sampled here.')
-  if any(row['method'] == rival for row in rows):
+  if rivals:
     out.append(
-      f'{rival}: {UNDISTILLED}, the same network trained without distillation. It was measured '
-      'once, on the same held-out examples and on another computer, so that no time is given; a '
-      'step of it takes as long as one of ours.'
+      f'{" and ".join(rivals)}: {UNDISTILLED}, the same network trained without distillation from '
+      'the same pretrained model. It was measured once, on the same held-out examples and on '
+      'another computer, so that no time is given; a step of it takes as long as one of ours.'
     )
   if what := config.evaluation.get('mismatched'):
     out.append(

@@ -1,12 +1,18 @@
 """Owns what ships and is shown beside a run: weights that are sampled anew, and past results."""
 
 import json
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import jax
+import numpy as np
 
 from cdd import assets
 from cdd.pretrained import trained
 from cdd.reports import stored
+from cdd.runs.rows import Entry, of_steps
+
+STEP = 'unet.time_embedding.cond_proj.kernel'  # What a network that is given its step has besides.
 
 
 def shipped(config, kind: str) -> list:
@@ -21,26 +27,48 @@ def shipped(config, kind: str) -> list:
 def weights(entry, shapes) -> tuple[dict, int]:
   """The parameters of a shipped model, and how many updates it had.
 
+  A run whose network is given its step samples what ships with zeros there: the step is ignored.
+
   Raises:
     UserError: the file is missing or does not fit `shapes`.
   """
   path = assets.TRAINED / f'{entry["weights"]}.safetensors'
-  tree = trained.load(path, shapes)
-  return tree, json.loads(path.with_suffix('.json').read_text())['steps']
+  own = {name: shape for name, shape in shapes.items() if name != STEP}
+  added = {name: np.zeros(shapes[name].shape, np.float32) for name in shapes.keys() - own.keys()}
+  updates = json.loads(path.with_suffix('.json').read_text())['steps']
+  return {**trained.load(path, own), **added}, updates
+
+
+def entries(experiment, config) -> list[Entry]:
+  """The rows of the models that ship, at the numbers of steps that the run's network can take.
+
+  Raises:
+    UserError: as `weights`.
+  """
+  out = []
+  for entry in shipped(config, 'weights'):
+    tree, updates = weights(entry, experiment.abstract.params)
+    known = experiment.networks.counts or entry['steps']
+    steps = [count for count in entry['steps'] if count in known]
+    sample = partial(experiment.sample, tree)
+    out += of_steps(entry['label'], sample, updates, entry['sampler'], steps)
+  return out
 
 
 def results(config, batch: dict) -> tuple[list[dict], dict]:
   """The rows that ship in place of weights, and their images by (method, steps).
 
   They are left out if they were not measured on the run's held-out examples. Of the numbers of
-  examples that they were measured on, the one nearest to the run's counts.
+  examples that they were measured on, the one nearest to the run's counts. What a row calls its
+  method says how many updates it had.
 
   Args:
     batch: the first held-out batch of the run.
   """
   rows, shown = [], {}
   for entry in shipped(config, 'results'):
-    label, found = entry['label'], stored.read(assets.RESULTS / entry['results'])
+    found = stored.read(assets.RESULTS / entry['results'])
+    label = f'{entry["label"]} ({found.updates} updates)'
     if not stored.same_examples(found, batch):
       if jax.process_index() == 0:
         print(f'{label} is left out: it was measured on other held-out examples.')
@@ -53,6 +81,12 @@ def results(config, batch: dict) -> tuple[list[dict], dict]:
         rows.append({'method': label, **row, **fields})
     shown |= {(label, steps): images for steps, images in found.pictures.items()}
   return rows, shown
+
+
+def rival(rows: Sequence[Mapping], updates: int) -> str | None:
+  """The method among rows of `results` that had as many updates, or else the nearest number."""
+  labels = {row['method']: row['updates'] for row in rows}
+  return min(labels, key=lambda label: abs(labels[label] - updates), default=None)
 
 
 def check(config) -> None:

@@ -14,13 +14,15 @@ def report(rows, tmp_path):
   """Writes a page and returns its text."""
 
   def write(**changes):
-    images = np.zeros((2, 8, 8, 3))
+    shown = {(name, 1): np.zeros((2, 8, 8, 3)) for name in ('ours', 'old')}
+    batch = dict(image=np.zeros((2, 8, 8, 3)))
+    beside = pictures.side_by_side('ours', 'old', shown, batch)
     settings = dict(
       title='A <run>',
-      findings=['At 4 steps ours is behind.', 'More.'],
+      findings=[page.Finding('At 4 steps ours is behind.', beside), page.Finding('More.')],
       notes=['words'],
       rows=[rows('ours', 1, lpips=0.2), rows('ours', 4, lpips=0.1), rows('bicubic', None, lpips=0)],
-      pictures=pictures.pictures('ours', None, {('ours', 1): images}, dict(image=images)),
+      pictures=[pictures.alone('ours', shown, batch)],
       log=[dict(step=1, loss=2.0, other=1.0), dict(step=2, loss=1.0, other=1.0)],
       plots=('loss',),
     )
@@ -39,10 +41,11 @@ def test_the_page_is_self_contained_and_metrics_json_holds_the_rows(report, rows
   assert not list(tmp_path.glob('*.tmp'))
 
 
-def test_the_page_opens_with_the_finding_and_fits_a_narrow_screen(report):
+def test_the_page_opens_with_the_finding_and_its_picture_and_fits_a_narrow_screen(report):
   text = report()
   visible = re.sub(r'<style>.*?</style>', '', text, flags=re.DOTALL)
-  assert re.search(r'<body><h1>[^/]*</h1><p class="finding">At 4 steps ours is behind', visible)
+  start = r'<body><h1>[^/]*</h1><p class="finding">At 4 steps ours is behind.</p><div[^<]*><img '
+  assert re.search(start, visible)
   assert '<meta name="viewport" content="width=device-width' in text
   assert text.index('<div class="scroll"') < text.index('<table>')
 
@@ -57,8 +60,17 @@ def test_the_table_says_of_how_many_pictures_the_examples_are_where_they_are_few
 
 
 def test_every_picture_says_in_words_what_it_shows(report):
-  (alt,) = re.findall(r'<img alt="([^"]*)"', report())
-  assert alt == ('The first 2 held-out examples, one in each row. Columns: ours at 1 step, truth.')
+  beside, alone = re.findall(r'<img alt="([^"]*)"', report())
+  assert alone == 'The first 2 held-out examples, one in each row. Columns: ours at 1 step, truth.'
+  assert 'Columns: ours at 1 step, old at 1 step, truth.' in beside
+
+
+def test_a_finding_may_have_a_heading_and_no_picture(tmp_path):
+  findings = [page.Finding('One.'), page.Finding('Two.', heading='The <other>')]
+  page.write_findings(tmp_path, title='t', findings=findings)
+  text = (tmp_path / 'report.html').read_text()
+  two = '<h2>The &lt;other&gt;</h2><p class="finding">Two.</p>'
+  assert text.endswith(f'<p class="finding">One.</p>{two}</body></html>\n')
 
 
 def test_only_the_scalars_that_the_method_plots_are_drawn(report):

@@ -41,13 +41,13 @@ def images():
 def test_side_by_side_are_few_steps_of_ours_and_more_of_the_rival():
   shown = {('ours', n): images() for n in (1, 2, 4, 8)} | {('old', n): images() for n in (1, 4, 50)}
   batch = dict(image=images(), condition=images())
-  first, *others = pictures.pictures('ours', 'old', shown, batch)
-  assert first.heading == 'Side by side' and [p.heading for p in others] == ['ours', 'old']
+  first = pictures.side_by_side('ours', 'old', shown, batch)
+  assert first.heading == 'ours side by side'
   assert first.alt.endswith(
-    'Columns: condition, ours at 1 step, ours at 4 steps, old at 1 step, old at 4 steps, '
-    'old at 50 steps, truth.'
+    'Columns: condition, ours at 1 step, ours at 2 steps, ours at 4 steps, old at 1 step, '
+    'old at 4 steps, old at 50 steps, truth.'
   )
-  blocks = [batch['condition'], *(shown['ours', n] for n in (1, 4))]
+  blocks = [batch['condition'], *(shown['ours', n] for n in (1, 2, 4))]
   blocks += [*(shown['old', n] for n in (1, 4, 50)), batch['image']]
   same = grid.grid({f'{i}\n': block[:8] for i, block in enumerate(blocks)})
   top = 2 * grid.TOP
@@ -55,8 +55,25 @@ def test_side_by_side_are_few_steps_of_ours_and_more_of_the_rival():
 
 
 def test_without_the_rival_nothing_stands_side_by_side():
-  (only,) = pictures.pictures('ours', 'old', {('ours', 1): images()}, dict(image=images()))
-  assert only.heading == 'ours' and 'condition' not in only.alt
+  shown, batch = {('ours', 1): images()}, dict(image=images())
+  assert pictures.side_by_side('ours', 'old', shown, batch) is None
+  assert pictures.side_by_side('ours', None, shown, batch) is None
+  assert pictures.alone('old', shown, batch) is None
+
+
+def test_alone_a_method_is_shown_at_all_its_steps():
+  shown = {('a (b)', 1): images(), ('other', 1): images(), ('a (b)', 8): images()}
+  found = pictures.alone('a (b)', shown, dict(image=images()))
+  assert found.heading == 'a (b)' and 'condition' not in found.alt
+  assert found.alt.endswith('Columns: a (b) at 1 step, a (b) at 8 steps, truth.')
+  assert len(found.image) == 3 * grid.TOP + 8 * 20 - 4  # Labels of three lines.
+
+
+def test_a_picture_is_saved_under_its_heading(tmp_path):
+  image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+  pictures.save(tmp_path, pictures.Picture('Ours (shipped) side by side', '', image))
+  (path,) = tmp_path.iterdir()
+  assert path.name == 'ours_shipped_side_by_side.png'
 
 
 @pytest.fixture
@@ -67,14 +84,17 @@ def results():
   return stored.Stored([row], shown, stored.statistics(batch), 800, dict(commands=['a'])), batch
 
 
-def test_stored_results_read_back_to_the_last_bit(results, tmp_path):
+def test_stored_results_read_back_and_their_pictures_nearly(results, tmp_path):
   written, _ = results
+  ramp = np.linspace(0, 1, 8 * 8)[:, None].reshape(8, 8, 1)
+  smooth = {n: np.stack([ramp * rgb for rgb in RNG.uniform(size=(8, 3))]) for n in (1, 50)}
+  written = written._replace(pictures=smooth)
   stored.write(tmp_path / 'x', written)
   read = stored.read(tmp_path / 'x')
   assert read._replace(pictures=None) == written._replace(pictures=None)
   assert [*read.pictures] == [1, 50]
   for steps, shown in read.pictures.items():
-    np.testing.assert_allclose(shown, written.pictures[steps], atol=1e-6)
+    np.testing.assert_allclose(shown, written.pictures[steps], atol=0.04)
   assert json.loads((tmp_path / 'x.json').read_text())['updates'] == 800
 
 

@@ -65,8 +65,8 @@ def test_the_report_says_beside_its_table_of_how_few_pictures_the_examples_are()
   config = cli.load(cli.find('super_resolution'), 'tiny,data=photos')
   row = dict(method='ours', steps=1, count=128, psnr=20.0)
   said = 'The 128 held-out examples are crops of no more than 2 pictures. What is measured on them'
-  assert any(note.startswith(said) for note in report.notes(config, [dict(row, pictures=2)], None))
-  every = report.notes(config, [dict(row, pictures=128)], None)
+  assert any(note.startswith(said) for note in report.notes(config, [dict(row, pictures=2)], []))
+  every = report.notes(config, [dict(row, pictures=128)], [])
   assert not any('are crops of' in note for note in every)
 
 

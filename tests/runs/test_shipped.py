@@ -39,10 +39,12 @@ def documented(task, method):
 def test_the_stored_results_are_of_the_examples_that_a_run_is_measured_on(task):
   config = config_of(task)
   rows, shown = beside.results(config, held_out(config))
-  assert [row['steps'] for row in rows] == [1, 2, 4, 8, 50]
-  assert {(row['method'], row['count']) for row in rows} == {('finetune (shipped)', 128)}
-  assert {row['updates'] for row in rows} == {config_of(task, 'small').steps}
-  assert sorted(shown) == [('finetune (shipped)', steps) for steps in (1, 4, 50)]
+  updates = [config_of(task, size).steps for size in ('tiny', 'small')]
+  labels = [f'undistilled ({count} updates)' for count in updates]
+  assert [row['steps'] for row in rows] == 2 * [1, 2, 4, 8, 50]
+  assert [row['updates'] for row in rows[::5]] == updates
+  assert {(row['method'], row['count']) for row in rows} == {(label, 128) for label in labels}
+  assert sorted(shown) == [(label, steps) for label in labels for steps in (1, 4, 50)]
   assert {images.shape for images in shown.values()} == {(8, 64, 64, 3)}
 
 
@@ -58,7 +60,7 @@ def test_most_stored_images_are_nearer_to_their_truth_than_to_any_other(task):
 
 @pytest.mark.parametrize('task', TASKS)
 def test_the_stored_results_of_1024_examples_are_the_documented_ones(task):
-  rows = stored.read(assets.RESULTS / f'{task}_finetune').rows
+  rows = stored.read(assets.RESULTS / f'{task}_small_finetune').rows
   said = documented(task, 'finetune')
   for row in (row for row in rows if row['count'] == 1024):
     # What was measured are float16 weights, what was documented float32.
@@ -78,6 +80,27 @@ def test_the_nearest_number_of_examples_is_shown():
   for count, nearest in ((32, 128), (128, 128), (1024, 1024), (5000, 1024)):
     config.evaluation.count = count
     assert {row['count'] for row in beside.results(config, batch)[0]} == {nearest}
+
+
+def test_a_model_is_compared_with_the_results_of_as_many_updates_or_the_nearest():
+  rows = [dict(method=f'u{count}', updates=count) for count in (200, 800) for _ in range(3)]
+  found = {count: beside.rival(rows, count) for count in (1, 200, 499, 501, 800, 9000)}
+  assert found == {1: 'u200', 200: 'u200', 499: 'u200', 501: 'u800', 800: 'u800', 9000: 'u800'}
+  assert beside.rival([], 200) is None
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_the_run_and_what_ships_have_rivals_of_their_own_numbers_of_updates(task):
+  config, small = config_of(task), config_of(task, 'small')
+  past, _ = beside.results(config, held_out(config))
+  rows = [
+    dict(method='ours', updates=config.steps),
+    dict(method='ours (shipped)', updates=small.steps),
+  ]
+  assert report.rivals_of(config, rows, past) == {
+    'ours': 'undistilled (200 updates)',
+    'ours (shipped)': f'undistilled ({small.steps} updates)',
+  }
 
 
 def test_nothing_ships_for_another_prior():
@@ -105,15 +128,16 @@ def test_every_process_samples_and_process_0_alone_writes(process, tmp_path, mon
   rows = report.evaluate(bound, config, None, tmp_path)
   assert {*calls} == {('consistency', 1), ('consistency', 4)}
   methods = [*dict.fromkeys(row['method'] for row in rows)]
-  others = 'ours, condition of another'
-  assert methods == ['ours', others, 'finetune (shipped)', 'condition', 'autoencoder of the truth']
+  others = ['ours, condition of another', 'undistilled (800 updates)']  # Not that of 200.
+  assert methods == ['ours', *others, 'condition', 'autoencoder of the truth']
   error = np.float64((0.1 * batch['image']) ** 2).mean((1, 2, 3))
   assert rows[0]['psnr'] == pytest.approx(float((-10 * np.log10(error)).mean()), rel=1e-4)
   written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*') if p.is_file()}
-  pictures = {f'pictures/{name}.png' for name in ('side_by_side', 'ours', 'finetune_shipped')}
+  pictures = {f'pictures/{name}.png' for name in ('ours_side_by_side', 'ours')}
   others = {'report.html', 'metrics.json', 'pictures/examples.npz'}
   assert written == (set() if process else others | pictures)
-  assert bool(capsys.readouterr().out) == (process == 0)
+  out = capsys.readouterr().out
+  assert ('\nAt 800 updates each, ours is ' in out) == bool(out) == (process == 0)
 
 
 @pytest.mark.slow
