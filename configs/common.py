@@ -317,7 +317,7 @@ def shipped(task: str, chosen: dict) -> tuple:
   these models have the default adapter, and every weight of them was trained.
   """
   undistilled = tuple(
-    dict(label='undistilled', results=f'{task}_{size}_finetune') for size in ('tiny', 'small')
+    dict(label='undistilled', results=f'{task}_{size}_finetune') for size in ('small',)
   )
   ours = dict(label='ours (shipped)', weights=task, sampler='consistency', steps=(1, 2, 4, 8))
   unlike = chosen['method'] == 'finetune' or changed(chosen).keys() - {'method'}

@@ -157,7 +157,8 @@ def write(
     log=writer.read(workdir / 'log.jsonl'),
     plots=method_of(config).plots,
   )
-  print(findings[0].sentence)
+  if rivals[label_of(config)]:
+    print(findings[0].sentence)
   print(f'Wrote {workdir / "report.html"} and {workdir / "metrics.json"}.')
 
 

@@ -7,6 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from cdd.core.errors import UserError
+from cdd.models import assemble
+from cdd.models.unet import UNetConfig
 from cdd.reports import pictures, stored
 from cdd.runs import first_page
 from cdd.runs import shipped as beside
@@ -93,6 +95,8 @@ def test_a_network_that_is_given_its_step_ignores_it_with_the_weights_that_ship(
     return dict(a=np.ones(2))
 
   shape = SimpleNamespace(shape=(4, 3))
+  unet = UNetConfig(block_out_channels=(3,))
+  assert [*assemble.given_step(unet, {}, 4)[2]] == [beside.STEP]
   monkeypatch.setattr(beside.trained, 'load', load)
   tree, updates = beside.weights(dict(weights='depth'), {'a': 'shape', beside.STEP: shape})
   assert given == dict(a='shape') and updates == 800

@@ -30,6 +30,11 @@ def held_out(config, count=8):
   return streams.held_out(config, tokens.Reader(TOKENIZERS, {}))(count, count)[0]
 
 
+def measured(config):
+  """The sizes whose undistilled models were measured."""
+  return [entry['results'].split('_')[-2] for entry in beside.shipped(config, 'results')]
+
+
 def documented(task, method):
   rows = json.loads((tiny.ROOT / f'docs/results/{task}.json').read_text())
   return {row['steps']: row for row in rows if row['method'] == method}
@@ -39,9 +44,9 @@ def documented(task, method):
 def test_the_stored_results_are_of_the_examples_that_a_run_is_measured_on(task):
   config = config_of(task)
   rows, shown = beside.results(config, held_out(config))
-  updates = [config_of(task, size).steps for size in ('tiny', 'small')]
+  updates = [config_of(task, size).steps for size in measured(config)]
   labels = [f'undistilled ({count} updates)' for count in updates]
-  assert [row['steps'] for row in rows] == 2 * [1, 2, 4, 8, 50]
+  assert [row['steps'] for row in rows] == len(updates) * [1, 2, 4, 8, 50]
   assert [row['updates'] for row in rows[::5]] == updates
   assert {(row['method'], row['count']) for row in rows} == {(label, 128) for label in labels}
   assert sorted(shown) == [(label, steps) for label in labels for steps in (1, 4, 50)]
@@ -79,7 +84,8 @@ def test_the_nearest_number_of_examples_is_shown():
   config, batch = config_of('depth'), held_out(config_of('depth'))
   for count, nearest in ((32, 128), (128, 128), (1024, 1024), (5000, 1024)):
     config.evaluation.count = count
-    assert {row['count'] for row in beside.results(config, batch)[0]} == {nearest}
+    rows, _ = beside.results(config, batch)
+    assert {row['count'] for row in rows if row['updates'] == 800} == {nearest}
 
 
 def test_a_model_is_compared_with_the_results_of_as_many_updates_or_the_nearest():
@@ -98,7 +104,7 @@ def test_the_run_and_what_ships_have_rivals_of_their_own_numbers_of_updates(task
     dict(method='ours (shipped)', updates=small.steps),
   ]
   assert report.rivals_of(config, rows, past) == {
-    'ours': 'undistilled (200 updates)',
+    'ours': f'undistilled ({config_of(task, measured(config)[0]).steps} updates)',
     'ours (shipped)': f'undistilled ({small.steps} updates)',
   }
 
@@ -137,7 +143,8 @@ def test_every_process_samples_and_process_0_alone_writes(process, tmp_path, mon
   others = {'report.html', 'metrics.json', 'pictures/examples.npz'}
   assert written == (set() if process else others | pictures)
   out = capsys.readouterr().out
-  assert ('\nAt 800 updates each, ours is ' in out) == bool(out) == (process == 0)
+  said = '\nAt 4 steps ours (800 updates, measured on 8 examples) and the undistilled model (800 '
+  assert (said in out) == bool(out) == (process == 0)
 
 
 @pytest.mark.slow
