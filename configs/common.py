@@ -22,7 +22,7 @@ OPTIONS = dict(
   train=('everything', 'adapter'),
 )
 # Task -> the sizes whose undistilled models were measured (benchmarks/undistilled.py).
-UNDISTILLED = dict(depth=('small',), super_resolution=('small',))
+UNDISTILLED = dict(depth=('small',), super_resolution=('tiny', 'small'))
 # Suffix of files of records -> the source that reads them.
 RECORDS = {
   '.parquet': 'parquet',
