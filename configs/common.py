@@ -21,8 +21,6 @@ OPTIONS = dict(
   adapter=tuple(ADAPTERS),
   train=('everything', 'adapter'),
 )
-# Task -> the sizes whose undistilled models were measured (benchmarks/undistilled.py).
-UNDISTILLED = dict(depth=('small',), super_resolution=('tiny', 'small'))
 # Suffix of files of records -> the source that reads them.
 RECORDS = {
   '.parquet': 'parquet',
@@ -319,7 +317,7 @@ def shipped(task: str, chosen: dict) -> tuple:
   these models have the default adapter, and every weight of them was trained.
   """
   undistilled = tuple(
-    dict(label='undistilled', results=f'{task}_{size}_finetune') for size in UNDISTILLED[task]
+    dict(label='undistilled', results=f'{task}_{size}_finetune') for size in ('tiny', 'small')
   )
   ours = dict(label='ours (shipped)', weights=task, sampler='consistency', steps=(1, 2, 4, 8))
   unlike = chosen['method'] == 'finetune' or changed(chosen).keys() - {'method'}
