@@ -18,7 +18,7 @@ from cdd.runs import hlo, topologies
 # Images, positions, heads, positions that are attended to: at 512 px.
 ATTENTION = ((1, 4096, 5, 4096), (8, 4096, 5, 4096), (8, 1024, 10, 1024), (8, 4096, 5, 77))
 HEAD = 64
-UPSAMPLERS = ((1, 8, 1280), (1, 16, 1280), (1, 32, 640), (16, 16, 1280), (16, 32, 640))
+UPSAMPLERS = ((1, 16, 1280), (1, 32, 640), (4, 16, 1280), (4, 32, 640), (16, 32, 640))
 WAYS = dict(
   all_scores=attention.at_once, heads_in_turns=attention.by_head, in_use=attention.by_image
 )
@@ -69,7 +69,7 @@ def main(topology: str) -> None:
       show(device, said, way, with_gradients, (query, key, key), query)
   for b, side, width in UPSAMPLERS:
     shapes = (b, side, side, width), (3, 3, width, width)
-    for way in (upsampling.by_phases, upsampling.directly):
+    for way in (upsampling.by_phases, upsampling.directly, upsampling.dilated):
       said = f'upsampler {b} x {side}x{side}x{width}, {way.__name__}'
       out = (b, 2 * side, 2 * side, width)
       show(device, said, way, with_gradient_of_input, shapes, out)

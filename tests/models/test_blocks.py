@@ -63,10 +63,9 @@ def test_an_upsampler_computes_in_its_own_kind():
   np.testing.assert_allclose(layer(x), layer.conv(upsampling.enlarge(x)), atol=0.05)
 
 
-def test_the_two_ways_of_an_upsampler_are_one_convolution():
+def test_the_three_ways_of_an_upsampler_are_one_convolution():
   x, kernel = (
     jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(2, 3, 4, 6), (3, 3, 6, 5)])
   )
-  np.testing.assert_allclose(
-    upsampling.directly(x, kernel), upsampling.by_phases(x, kernel), atol=1e-5
-  )
+  for way in (upsampling.by_phases, upsampling.dilated):
+    np.testing.assert_allclose(upsampling.directly(x, kernel), way(x, kernel), atol=1e-5)
