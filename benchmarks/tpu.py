@@ -96,12 +96,12 @@ def rows() -> dict[str, Row]:
     'controlnet, further evaluation': Row(further, 'adapter=controlnet', 1, chips=1),
     'mu_mix, further evaluation': Row(further, 'adapter=mu_mix', 1, chips=1),
   }
-  for adapter in ('mu_mix', 'controlnet'):
-    for images in (1, 8):
-      name = f'{adapter} alone distilled, {images} on a chip'
-      options = f'adapter={adapter},train=adapter'
-      settings = (*alone, ('mesh.fsdp', 1))
-      found[name] = Row(planning.training, options, 16 * images, settings=settings)
+  one_each = (('mu_mix', 'replicate', 1), ('mu_mix', 'zero1', 1), ('controlnet', 'zero1', 1))
+  for adapter, mode, images in (*one_each, ('mu_mix', 'zero1', 8), ('controlnet', 'zero1', 8)):
+    name = f'{adapter} alone distilled, {mode}, {images} on a chip'
+    options = f'adapter={adapter},train=adapter'
+    settings = (*alone, ('mesh.fsdp', 1), ('sharding', (('.*', mode),)))
+    found[name] = Row(planning.training, options, 16 * images, settings=settings)
   for mode, size in (('fsdp', 16), ('zero1', 1)):
     options = 'adapter=none,method=finetune'
     settings = (*alone, ('mesh.fsdp', size), ('sharding', (('.*', mode),)))
