@@ -141,6 +141,11 @@ def cut(shape: tuple[int, ...], mesh: Mesh, axes: Mapping[int, str]) -> NamedSha
   return NamedSharding(mesh, PartitionSpec(*(axes.get(axis) for axis in range(len(shape)))))
 
 
+def zero1(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+  """Every device holds the whole array, but the moments of it are cut (`MOMENTS`)."""
+  return replicate(path, shape, mesh)
+
+
 def over_all(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
   """Cuts the largest axis that the number of the batch's parts divides; small leaves are not."""
   del path
@@ -152,11 +157,8 @@ def over_all(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 
 # What a rule of config.sharding may name: (path, shape, mesh) -> where it lies.
-MODES = dict(
-  fsdp=fsdp, replicate=replicate, columns=columns, rows=rows, tensor=tensor, zero1=replicate
-)
-# The same for the moments of the optimiser: `zero1` cuts them alone (Rajbhandari et al., 2019,
-# arXiv:1910.02054, stage 1).
+MODES = dict(fsdp=fsdp, replicate=replicate, columns=columns, rows=rows, tensor=tensor, zero1=zero1)
+# The same for the moments of the optimiser (zero1: Rajbhandari et al., 2019, arXiv:1910.02054).
 MOMENTS = MODES | dict(zero1=over_all)
 
 
