@@ -18,12 +18,12 @@ def export(experiment, config, params: Params, folder: Path) -> None:
   """Writes the evaluated parameters of a run; every process calls it, and process 0 writes.
 
   A run that trained parts of a prior without an adapter writes a diffusers folder, unless it
-  distilled them for a sampler that diffusers' folders do not name; any other writes its trainable
+  distilled them for a sampler that the folder does not tell; any other writes its trainable
   parameters alone, float16 under torch's names.
   """
   params = sharding.readable(params, experiment.mesh)
-  plain = METHODS[config.method.name].sampler in (None, 'ddim')
-  if config.model.adapter.name == 'none' and plain:
+  named = METHODS[config.method.name].sampler in (None, 'ddim') or config.method.get('counts')
+  if config.model.adapter.name == 'none' and named:
     prior = new_prior(experiment, config, params)
     if jax.process_index() == 0:
       diffusers.save(prior, folder)

@@ -321,7 +321,8 @@ def of_folder(folder: Path, adapter: str | None, dtype: str, vae: str | None = N
   read = as_lines if adapter and spec['name'] != 'concat' else as_rgb
   read = with_hole if 'mask' in networks.reads else read
   task = Task(draw=lambda example, rng: example, from_picture=read)
-  sampler = 'lcm' if networks.reads_guidance else 'ddim'
+  few = 'consistency' if networks.counts else 'ddim'
+  sampler = 'lcm' if networks.reads_guidance else few
   return of_parts(prior, networks, params, dtype, sampler=sampler, timesteps=timesteps, task=task)
 
 
