@@ -55,7 +55,7 @@ def at_once(query: Array, key: Array, value: Array, mask: Array | None = None) -
 def by_head(query: Array, key: Array, value: Array) -> Array:
   """The same in turns of one head, some queries at a time.
 
-  On CPUs it is faster than `in_turns`, by a tenth with its gradient.
+  For CPUs, whose caches hold the scores of one head.
   """
 
   @jax.checkpoint
@@ -104,7 +104,10 @@ def fewest(images: int, most: int) -> int:
 
 
 def queries(n: int, most: int) -> int:
-  """The queries of a turn: all, or a multiple of `LANES` about `most`, the last ones too."""
+  """How many queries a turn has: all n, or a multiple of `LANES`.
+
+  It is about `most` or less, so that the last turn is filled up with as little as can be.
+  """
   if n <= most:
     return n
   least = -(-n // max(most, LANES))
