@@ -422,6 +422,8 @@ def summary(lives: list[Life]) -> str:
 @contextlib.contextmanager
 def folders(root: Path | None):
   """(a folder for the unbroken run, one for the other: a small disk, if one may be mounted)."""
+  if root:
+    root.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=root) as place:
     disk = Path(place) / 'disk'
     disk.mkdir()

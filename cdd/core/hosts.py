@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -69,7 +68,7 @@ def together():
   except Exception as error:
     # Most likely another has gone, which broke a collective: then `signs` says so and ends this.
     time.sleep(1.5 * GONE)
-    traceback.print_exc()
+    interrupts.tell(traceback.format_exc().encode())
     signs.fail((str(error).splitlines() or [type(error).__name__])[0])
   signs.over = True
   jax.distributed.shutdown()
@@ -118,7 +117,7 @@ class Signs(threading.Thread):
   def fail(self, message: str) -> None:
     """Tells the others why this process ends, waits until they have read it, and ends it."""
     self.over = True
-    print(f'error: {message}', file=sys.stderr, flush=True)
+    interrupts.tell(f'error: {message}\n'.encode())
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       self._client.key_value_set(f'cdd/end/{self._index}', message, allow_overwrite=True)
       deadline = time.monotonic() + 5
@@ -131,7 +130,7 @@ def leave(message: str | None) -> None:
   """Ends the process at once: at its exit jax would wait for all the others."""
   if message:
     again = 'Start all of them again with the same command: they resume from the last checkpoint.'
-    print(f'\nerror: {message} {again}', file=sys.stderr, flush=True)
+    interrupts.tell(f'\nerror: {message} {again}\n'.encode())
   os._exit(1)
 
 

@@ -78,7 +78,7 @@ def end() -> None:
   The interpreter is not shut down, as compiled code that still runs would break in it.
   """
   text, code = _ends[0]
-  os.write(2, f'\n{text}\n'.encode())
+  tell(f'\n{text}\n'.encode())
   for child in multiprocessing.active_children():
     child.kill()
   os._exit(code)
@@ -88,7 +88,13 @@ def stopping() -> None:
   """Says once that the run ends as soon as its step is saved."""
   if not _told.is_set():
     _told.set()
-    os.write(2, STOPPING)
+    tell(STOPPING)
+
+
+def tell(said: bytes) -> None:
+  """Writes to stderr, unless that lies on a disk that is full: it is no reason not to end."""
+  with contextlib.suppress(OSError):
+    os.write(2, said)
 
 
 def _listen(reader: int) -> None:

@@ -159,3 +159,30 @@ def test_a_compilation_that_is_short_is_not_said():
     jax.jit(long_program(os.getpid() + 1))(jnp.ones((4, 4))).block_until_ready()
   time.sleep(0.1)
   assert not said
+
+
+@pytest.mark.parametrize(
+  'way, code',
+  [
+    ("hosts.leave('process 1 of 2 ended')", 1),
+    ("hosts.Signs(Table(), 0, 1).fail('the disk is full')", 1),
+    ('interrupts.end()', 130),
+    ("interrupts.stopping(); print('goes on'); sys.exit(3)", 3),
+  ],
+)
+def test_a_full_disk_under_stderr_keeps_no_process_from_ending(way, code):
+  """A process that stayed would be waited for by all the others."""
+  body = f"""
+import os, sys
+from cdd.core import hosts, interrupts
+class Table:
+  key_value_set = lambda self, *_, **__: None
+  key_value_dir_get = lambda self, _: [('cdd/end/0', '')]
+try:
+  {way}
+except OSError:
+  os._exit(7)
+"""
+  with open('/dev/full', 'w') as full:
+    ended = subprocess.run([sys.executable, '-c', body], stderr=full, timeout=60)
+  assert ended.returncode == code
