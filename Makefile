@@ -35,20 +35,18 @@ bench: .venv/test.done
 photos: .venv/demo.done
 	$(BIN)/python -m benchmarks.photos --folder=$(PHOTOS)
 
-# In the background, where it left off: the log says how far it is. STAGES=long_1,long_end ends it
-# after the first part.
-prior: photos
+# In the background, where it left off: the log says how far it is. By PyTorch (benchmarks/long_prior.py).
+prior: photos .venv/test.done
 	mkdir -p $(PRIOR)
 	CDD_PHOTOS=$(PHOTOS) $(BACKGROUND) $(BIN)/python -m benchmarks.long_prior --home=$(PRIOR) \
-	  $(if $(STAGES),--stages=$(STAGES)) \
 	  >> $(PRIOR)/log.txt 2>&1 < /dev/null &
 	@echo 'See $(PRIOR)/log.txt; `make prior-stop` has it save and leave.'
 
 prior-stop:
 	kill -TERM $$(cat $(PRIOR)/pid)
 
-prior-export: .venv/demo.done
-	CDD_PHOTOS=$(PHOTOS) $(BIN)/python -m benchmarks.long_prior --home=$(PRIOR) --export
+prior-export: .venv/test.done
+	$(BIN)/python -m benchmarks.long_prior --home=$(PRIOR) --export
 
 clean:
 	rm -rf .venv runs

@@ -1,111 +1,262 @@
-"""Trains the prior for many hours, in stages; its output says at any time how far it is.
+"""Trains the prior by PyTorch's diffusers, for many hours; its output says how far it is.
 
 python -m benchmarks.long_prior --home=FOLDER           trains, or goes on where it stopped
-python -m benchmarks.long_prior --home=FOLDER --export  writes FOLDER/STAGE/export as it is now
+python -m benchmarks.long_prior --home=FOLDER --export  writes FOLDER/export as it is now
+python -m benchmarks.long_prior --home=FOLDER --stage=gpu --minutes=6   on a GPU (gpu.sh)
+
+A prior comes from PyTorch in practice, and on a CPU PyTorch trains this one about three times as
+fast as XLA: it computes in bfloat16 (docs/prior.md). The folder that it exports is read by cdd like
+any other. Data, shape and settings are `long` of configs/pretrain.py; the text encoder and the
+autoencoder are the packaged ones and stay as they are.
 
 `make prior` starts it in the background. SIGTERM has it save and leave; killed otherwise it loses
-what it did since the last checkpoint. Each stage is a config of configs/pretrain.py and starts from
-what the one before it exported.
+what it did since the last checkpoint.
 """
 
 import contextlib
+import json
 import os
+import shutil
+import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import diffusers
 import filelock
-import jax
-import jax.numpy as jnp
 import numpy as np
+import torch
+import transformers
 from absl import flags
+from torch.nn import functional
 
-from cdd.core import cli, files
+from cdd import assets
+from cdd.core import cli, files, interrupts
 from cdd.core.errors import UserError
-from cdd.core.types import Batch, Nets
-from cdd.methods import METHODS
-from cdd.runs import config as configs
-from cdd.runs import experiment as experiments
-from cdd.runs import export, loop
-from cdd.training import checkpoint
+from cdd.core.registry import make
+from cdd.data import SOURCES, TASKS, cache
 from configs import pretrain
 
-HOME = flags.DEFINE_string('home', None, 'Where the stages live.', required=True)
-STAGES = flags.DEFINE_list(
-  'stages', [*pretrain.LONG, 'long_end'], 'Stages of configs/pretrain.py, in order.'
-)
-EVERY = flags.DEFINE_integer('every', 500, 'Updates from one line to the next.')
-ERRORS = flags.DEFINE_bool('errors', False, 'Only measures what the newest stage has reached.')
+HOME = flags.DEFINE_string('home', None, 'Where everything is written.', required=True)
 EXPORT = flags.DEFINE_bool('export', False, 'Only exports the newest checkpoint.')
-HELD_OUT, BATCH = 128, 32
+STAGE = flags.DEFINE_string('stage', 'long', 'Its config of configs/pretrain.py.')
+MINUTES = flags.DEFINE_float('minutes', None, 'Ends it so long after its start, encoding included.')
+START = flags.DEFINE_string('start', None, 'A diffusers folder whose U-Net a new run starts from.')
+THREADS = flags.DEFINE_integer('threads', 1, 'Threads of PyTorch.')
+EVERY = 250  # Updates from one checkpoint, and line of the log, to the next.
+FIRST, PASSES = 2, 5  # Parts to begin with; passes over a part until one more is encoded.
+HELD_OUT = 128
 TIMES = (200, 400, 600, 800, 1000)
+PACKAGED = assets.PRIOR
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+BEGUN = time.perf_counter()
+WHOLE = dict(torch_dtype=torch.float32, low_cpu_mem_usage=False)
 
 
-def held_out_error(experiment, kinds: Sequence[str]) -> Callable:
-  """(parameters) -> {kind: {time: mean squared error of v}}, the same noise always.
+class Words:
+  """Captions -> states of the packaged text encoder [n, length, features]."""
 
-  Args:
-    kinds: what the held-out source takes in turn: scenes and photographs are learnt unlike.
+  def __init__(self, folder: Path):
+    self._tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / 'tokenizer')
+    encoder = transformers.CLIPTextModel.from_pretrained(folder / 'text_encoder', dtype='float32')
+    self._encoder = encoder.requires_grad_(False).to(DEVICE)
+
+  def ids(self, captions: list[str]) -> torch.Tensor:
+    settings = dict(padding='max_length', truncation=True, return_tensors='pt')
+    return self._tokenizer(captions, **settings).input_ids
+
+  def states(self, ids: torch.Tensor) -> torch.Tensor:
+    return self._encoder(ids.to(DEVICE)).last_hidden_state
+
+
+class Frozen(NamedTuple):
+  """What is read from a diffusers folder and not trained."""
+
+  words: Words
+  vae: diffusers.AutoencoderKL
+  scheduler: diffusers.DDPMScheduler
+
+  @classmethod
+  def read(cls, folder: Path) -> 'Frozen':
+    vae = diffusers.AutoencoderKL.from_pretrained(folder / 'vae', **WHOLE)
+    scheduler = diffusers.DDPMScheduler.from_pretrained(folder / 'scheduler')
+    return cls(Words(folder), vae.requires_grad_(False).to(DEVICE), scheduler)
+
+  def encode(self, images: np.ndarray) -> np.ndarray:
+    """Pictures [n, H, W, 3] in [0, 1] -> latents [n, h, w, c], scaled."""
+    pixels = 2 * torch.from_numpy(np.asarray(images, np.float32)).permute(0, 3, 1, 2) - 1
+    latents = self.vae.encode(pixels.to(DEVICE)).latent_dist.mode() * self.vae.config.scaling_factor
+    return latents.permute(0, 2, 3, 1).cpu().numpy()
+
+
+class Examples:
+  """Encoded parts of the training data; more of them as the training goes on."""
+
+  def __init__(self, folder: Path, config, frozen: Frozen):
+    self._folder, self._config, self._frozen, self._parts = folder, config, frozen, []
+
+  def batch(self, update: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(latents [b, c, h, w], token ids) of an update, always the same."""
+    rng, data = np.random.default_rng((0, update)), self._config.data
+    self._grow(FIRST + update * data.batch_size // (PASSES * data.cache))
+    places = rng.integers(len(self._parts) * data.cache, size=data.batch_size)
+    rows = [tuple(array[p % data.cache] for array in self._parts[p // data.cache]) for p in places]
+    latents, ids = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
+    without = torch.from_numpy(rng.random(len(places)) < data.caption_dropout)
+    ids = torch.where(without[:, None], self._frozen.words.ids(['']), ids)
+    return latents.float().permute(0, 3, 1, 2), ids
+
+  def _grow(self, count: int) -> None:
+    while len(self._parts) < count:
+      folder = self._folder / f'part_{len(self._parts) + 1}'
+      self._encode(folder, len(self._parts) + 1)
+      captions = json.loads((folder / 'captions.json').read_text())
+      ids = self._frozen.words.ids(captions).numpy()
+      self._parts.append((np.load(folder / 'image.npy', mmap_mode='r'), ids))
+
+  def _encode(self, folder: Path, part: int) -> None:
+    """Writes a part, unless it is there."""
+    data = self._config.data
+    source = make(SOURCES, pretrain.long_source(part), 'source')
+    task = make(TASKS, data.task, 'task').example
+    settings = dict(count=data.cache, threads=data.threads, workers=data.workers)
+    cache.write(folder, source, task, dict(image=self._frozen.encode), **settings)
+
+
+def loss(unet, frozen: Frozen, latents, ids, t, generator: torch.Generator) -> torch.Tensor:
+  """The mean squared error of v."""
+  noise = torch.randn(latents.shape, generator=generator).to(DEVICE)
+  latents, t = latents.to(DEVICE), t.to(DEVICE)
+  noisy = frozen.scheduler.add_noise(latents, noise, t)
+  v = frozen.scheduler.get_velocity(latents, noise, t)
+  return functional.mse_loss(unet(noisy, t, frozen.words.states(ids)).sample.float(), v)
+
+
+def optimizers(unet, settings) -> list[torch.optim.Optimizer]:
+  """Muon for the matrices inside, AdamW for all else, at one scale of the learning rate."""
+  inside = lambda name: name.endswith('weight') and not name.startswith(('conv_in', 'conv_out'))
+  named = dict(unet.named_parameters())
+  matrices = {name for name, p in named.items() if p.ndim > 1 and inside(name)}
+  flat = [matrix(named[name]) for name in sorted(matrices)]
+  others = [p for name, p in named.items() if name not in matrices]
+  muon = dict(weight_decay=settings.weight_decay, adjust_lr_fn='match_rms_adamw')
+  return [torch.optim.Muon(flat, **muon), torch.optim.AdamW(others, weight_decay=0.0)]
+
+
+def matrix(weight: torch.nn.Parameter) -> torch.nn.Parameter:
+  """A kernel as the matrix that Muon takes, in the same memory; its gradient follows the kernel's.
+
+  Kernels are in channels-last layout, so that [out, height, width, in] is a view.
   """
-  networks = experiment.networks
-  settings = dict(schedule=networks.schedule, num_steps=networks.schedule.num_steps)
-  encode = jax.jit(networks.encode)
-  examples = experiment.held_out(HELD_OUT, BATCH)
-  for raw in examples:
-    raw['image_latents'] = np.asarray(encode(experiment.frozen, raw['image']))
-  whole = {name: np.concatenate([raw[name] for raw in examples]) for name in examples[0]}
-  of_kind = {
-    kind: {name: array[place :: len(kinds)] for name, array in whole.items()}
-    for place, kind in enumerate(kinds)
-  }
+  flatten = lambda array: array.permute(0, 2, 3, 1).flatten(1) if array.ndim == 4 else array
+  view = torch.nn.Parameter(flatten(weight.detach()))
+  assert view.data_ptr() == weight.data_ptr()
 
-  @jax.jit
-  def measure(params, frozen, raw, t, rng):
-    tree = {**frozen, **params}
-    nets = Nets(online=networks.denoiser(tree, networks.condition(tree, raw)))
-    batch = Batch(raw['image_latents'])
-    same = lambda rng, count, low, high: jnp.full((count, 1, 1, 1), t)
-    return METHODS['finetune'].loss(nets, batch, rng, 0, sample_t=same, **settings)[0]
+  def take(parameter):
+    view.grad, parameter.grad = flatten(parameter.grad), None
 
-  def error(params):
-    return {
-      kind: {t: float(measure(params, experiment.frozen, raw, t, jax.random.key(0))) for t in TIMES}
-      for kind, raw in of_kind.items()
-    }
+  weight.register_post_accumulate_grad_hook(take)
+  return view
+
+
+def rate(done: float, settings) -> float:
+  """The learning rate when so much of the training is done: constant, then down to 0."""
+  return settings.learning_rate * min((1 - done) / (1 - settings.hold), 1)
+
+
+def average(averaged, current, count, *, most: float) -> None:
+  """Moves a running mean of weights, whose decay rises to `most`."""
+  decay = min(most, (1 + float(count)) / (10 + float(count)))
+  torch._foreach_lerp_(averaged, current, 1 - decay)
+
+
+class Run:
+  """A training: its weights, their average, its optimisers, and what it has seen."""
+
+  def __init__(self, config, frozen: Frozen, start: str | None = None):
+    self.config, self.frozen, self.update = config, frozen, 0
+    torch.manual_seed(config.seed)
+    unet = read(Path(start)) if start else diffusers.UNet2DConditionModel(**config.prior.new.unet)
+    self.unet = plain(unet).to(DEVICE, memory_format=torch.channels_last)
+    mean = partial(average, most=config.target.decay)
+    self.averaged = torch.optim.swa_utils.AveragedModel(self.unet, multi_avg_fn=mean)
+    self.optimizers = optimizers(self.unet, config.optimizer)
+
+  def _kept(self) -> dict:
+    muon, adamw = self.optimizers
+    return dict(unet=self.unet, averaged=self.averaged, muon=muon, adamw=adamw)
+
+  def save(self, path: Path) -> None:
+    with files.atomic(path) as new:
+      state = {name: part.state_dict() for name, part in self._kept().items()}
+      torch.save(dict(update=self.update, **state), new)
+
+  def restore(self, path: Path) -> None:
+    """Takes up a checkpoint, if there is one."""
+    if path.exists():
+      state = torch.load(path, map_location=DEVICE, weights_only=True)
+      self.update = state['update']
+      for name, part in self._kept().items():
+        part.load_state_dict(state[name])
+
+  def done(self) -> float:
+    """How much of the training is done, by updates or by the clock."""
+    minutes = (time.perf_counter() - BEGUN) / 60
+    return max(self.update / self.config.steps, minutes / (MINUTES.value or np.inf))
+
+  def step(self, latents: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """An update; its loss."""
+    generator = torch.Generator().manual_seed(self.update)
+    count = self.frozen.scheduler.config.num_train_timesteps
+    t = torch.randint(count, latents.shape[:1], generator=generator)
+    with torch.autocast(DEVICE, torch.bfloat16):
+      error = loss(self.unet, self.frozen, latents, ids, t, generator)
+    error.backward()
+    settings = self.config.optimizer
+    warm = min((self.update + 1) / settings.warmup, 1)
+    for optimizer in self.optimizers:
+      for group in optimizer.param_groups:
+        group['lr'] = warm * rate(self.done(), settings)
+      optimizer.step()
+      optimizer.zero_grad()
+    self.averaged.update_parameters(self.unet)
+    self.update += 1
+    return error.detach()
+
+
+def read(folder: Path) -> diffusers.UNet2DConditionModel:
+  """The U-Net of a diffusers folder, in float32."""
+  return diffusers.UNet2DConditionModel.from_pretrained(folder / 'unet', **WHOLE)
+
+
+def plain(unet):
+  """Attention by matrix products: PyTorch's own takes a third of a step's time on a CPU."""
+  if DEVICE == 'cpu':
+    unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor())
+  return unet
+
+
+def held_out_error(frozen: Frozen) -> Callable:
+  """unet -> {kind: {time: error of v}} of held-out pictures, the same noise always."""
+  mixed = pretrain.mixture(64, start=0, split='test')
+  source = make(SOURCES, mixed, 'source')
+  kinds = [one['name'] for one in mixed['sources']]
+  examples = [source[index] for index in range(HELD_OUT)]
+  latents = torch.from_numpy(frozen.encode(np.stack([one['image'] for one in examples])))
+  latents, ids = latents.permute(0, 3, 1, 2), frozen.words.ids([e['caption'] for e in examples])
+
+  @torch.no_grad()
+  def error(unet) -> dict[str, dict[int, float]]:
+    def at(place, t):
+      mine, generator = slice(place, None, len(kinds)), torch.Generator().manual_seed(t)
+      times = torch.full(latents[mine].shape[:1], t - 1)
+      return loss(unet, frozen, latents[mine], ids[mine], times, generator).item()
+
+    return {kind: {t: at(place, t) for t in TIMES} for place, kind in enumerate(kinds)}
 
   return error
-
-
-def watched(experiment, config, *, every: int, show: Callable[[str], None]):
-  """The same experiment, which shows a line after every so many updates."""
-  kinds = [source['name'] for source in config.data.held_out.sources]
-  error, begun, done = held_out_error(experiment, kinds), time.perf_counter(), None
-
-  def step(state, batch):
-    nonlocal begun, done
-    done = int(state.step) if done is None else done
-    state, metrics = experiment.step(state, batch)
-    done += 1
-    if done % every == 0 or done == config.steps:
-      found = error(state.evaluated)
-      rate = every / (time.perf_counter() - begun)
-      show(line(done, config, found, rate))
-      begun = time.perf_counter()
-    return state, metrics
-
-  return experiment._replace(step=step)
-
-
-def line(done: int, config, found: dict[str, dict[int, float]], rate: float) -> str:
-  """What the log says: examples, held-out error, speed and time left."""
-  batch = config.data.batch_size
-  left = (config.steps - done) / rate / 3600
-  return (
-    f'{time.strftime("%Y-%m-%d %H:%M")} {config.name}: {done * batch:,} of '
-    f'{config.steps * batch:,} examples; held-out error of v: {said(found)}; '
-    f'{rate * batch:.1f} examples/s; {left:.1f} h left'
-  )
 
 
 def said(found: dict[str, dict[int, float]]) -> str:
@@ -118,36 +269,62 @@ def said(found: dict[str, dict[int, float]]) -> str:
   return ', '.join(of_kind(*each) for each in found.items())
 
 
-def fit(config, workdir: Path, *, every: int, show: Callable[[str], None]) -> bool:
-  """Trains a stage, or goes on with it; whether it has ended."""
-  if (workdir / 'export' / 'model_index.json').exists() and (workdir / 'ended').exists():
-    return True
-  configs.check(config, workdir)
-  show(f'{config.name}: encodes {config.data.cache:,} examples first, unless they are there')
-  experiment = experiments.experiment(config, workdir)
-  configs.write(config, workdir)
-  state = loop.fit(watched(experiment, config, every=every, show=show), config, workdir)
-  if state is None:
-    return False
-  export.export(experiment, config, state.evaluated, workdir / 'export')
-  (workdir / 'ended').touch()
-  return True
+def fit(run: Run, examples: Examples, folder: Path, *, show: Callable, stopped: Callable) -> None:
+  """Goes on until the end, or until `stopped()`, and saves."""
+  error, batch = held_out_error(run.frozen), run.config.data.batch_size
+  if not run.update:
+    show(
+      f'the packaged prior: held-out error of v: {said(error(plain(read(PACKAGED)).to(DEVICE)))}'
+    )
+  begun, losses = time.perf_counter(), []
+  while run.done() < 1 and not stopped():
+    losses.append(run.step(*examples.batch(run.update)))
+    if run.update % EVERY == 0 or run.done() >= 1:
+      mean = torch.stack(losses).mean().item()
+      if not np.isfinite(mean):
+        raise UserError(f'The loss is {mean} within the {len(losses)} updates to {run.update}.')
+      speed = len(losses) * batch / (time.perf_counter() - begun)
+      show(line(run, mean, error(run.averaged.module), speed))
+      run.save(folder / 'state.pt')
+      begun, losses = time.perf_counter(), []
+  run.save(folder / 'state.pt')
 
 
-def export_now(config, workdir: Path) -> None:
-  """Exports the averaged parameters of the newest checkpoint.
+def line(run: Run, mean: float, found: dict, speed: float) -> str:
+  """What the log says: examples, errors, speed and time left."""
+  batch, steps = run.config.data.batch_size, run.config.steps
+  left = (steps - run.update) * batch / speed / 3600
+  return (
+    f'{time.strftime("%Y-%m-%d %H:%M")} {run.update * batch:,} of {steps * batch:,} examples; '
+    f'loss {mean:.4f}; held-out error of v: {said(found)}; '
+    f'{speed:.1f} examples/s; {left:.1f} h left'
+  )
 
-  Raises:
-    UserError: there is none yet.
-  """
-  experiment = experiments.experiment(config, workdir)
-  experiment.batches.close()
-  checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', experiment.abstract, keep=2)
-  if checkpoints.latest() is None:
-    raise UserError(f'{workdir} has no checkpoint yet.')
-  state, _ = checkpoints.restore()
-  export.export(experiment, config, state.evaluated, workdir / 'export')
-  print(f'Wrote {workdir / "export"} after {int(state.step)} updates.')
+
+def export(run: Run, folder: Path) -> None:
+  """Writes a diffusers folder: the averaged U-Net in float16, all else as packaged."""
+  unet = diffusers.UNet2DConditionModel(**run.config.prior.new.unet)
+  unet.load_state_dict(run.averaged.module.state_dict())
+  with files.atomic(folder) as new:
+    shutil.copytree(PACKAGED, new)
+    shutil.rmtree(new / 'unet')
+    unet.half().save_pretrained(new / 'unet')
+
+
+def train(run: Run, home: Path) -> None:
+  """Trains until the end or a SIGTERM."""
+  signals = []
+
+  def stop(number, frame):
+    del frame
+    signals.append(number)
+    interrupts.heed(number)
+
+  signal.signal(signal.SIGTERM, stop)
+  interrupts.saving(True)
+  examples = Examples(home / 'examples', run.config, run.frozen)
+  show = partial(print, flush=True)
+  fit(run, examples, home, show=show, stopped=lambda: bool(signals))
 
 
 def give_way() -> None:
@@ -160,60 +337,29 @@ def give_way() -> None:
       Path('/proc/self/autogroup').write_text('19')
 
 
-def measure(config, workdir: Path) -> None:
-  """Prints the held-out error of a stage's start, of its averaged weights and of its last ones."""
-  config.data.cache = 0
-  experiment = experiments.experiment(config, workdir)
-  experiment.batches.close()
-  kinds = [source['name'] for source in config.data.held_out.sources]
-  error = held_out_error(experiment, kinds)
-  checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', experiment.abstract, keep=2)
-  rows = {'start': experiment.initial().params}
-  if checkpoints.latest() is not None:
-    state, _ = checkpoints.restore()
-    rows |= {f'step {int(state.step)}, averaged': state.evaluated, 'not averaged': state.params}
-  for label, params in rows.items():
-    print(f'{config.name}, {label}: {said(error(params))}', flush=True)
-
-
-def stages(names: Iterable[str], folder: Path):
-  """(config, workdir) of each stage: the first starts from what its config says."""
-  before = None
-  for name in names:
-    config = pretrain.get_config(name)
-    if before:
-      config.prior = dict(path=str(before / 'export'))
-    before = folder / name
-    yield config, before
-
-
-def train_all(todo, show: Callable[[str], None]) -> None:
-  """One stage after another, until a signal stops one."""
-  for config, workdir in todo:
-    show(f'{time.strftime("%Y-%m-%d %H:%M")} {config.name}: process {os.getpid()}')
-    if not fit(config, workdir, every=EVERY.value, show=show):
-      return
-
-
 def main() -> None:
-  folder = Path(HOME.value)
-  folder.mkdir(parents=True, exist_ok=True)
-  if EXPORT.value or ERRORS.value:
-    begun = [one for one in stages(STAGES.value, folder) if (one[1] / 'checkpoints').exists()]
-    if not begun:
-      raise UserError(f'{folder} has no checkpoint yet.')
-    (measure if ERRORS.value else export_now)(*begun[-1])
-    return
+  home = Path(HOME.value)
+  home.mkdir(parents=True, exist_ok=True)
+  torch.set_num_threads(THREADS.value)
+  run = Run(pretrain.get_config(STAGE.value), Frozen.read(PACKAGED), START.value)
+  if EXPORT.value and not (home / 'state.pt').exists():
+    raise UserError(f'{home} has no checkpoint yet.')
+  run.restore(home / 'state.pt')
   try:
-    with filelock.FileLock(folder / 'lock', timeout=0):
-      give_way()
-      files.write(folder / 'pid', f'{os.getpid()}\n')
-      try:
-        train_all(stages(STAGES.value, folder), partial(print, flush=True))
-      finally:
-        (folder / 'pid').unlink()
+    if not EXPORT.value:
+      with filelock.FileLock(home / 'lock', timeout=0):
+        give_way()
+        files.write(home / 'pid', f'{os.getpid()}\n')
+        try:
+          train(run, home)
+        finally:
+          (home / 'pid').unlink()
   except filelock.Timeout as error:
-    raise UserError(f'Another process trains in {folder}.') from error
+    raise UserError(f'Another process trains in {home}.') from error
+  if not run.update:
+    raise UserError('The time was over before the first update; nothing is exported.')
+  export(run, home / 'export')
+  print(f'Wrote {home / "export"} after {run.update} updates.')
 
 
 if __name__ == '__main__':

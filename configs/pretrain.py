@@ -236,99 +236,49 @@ def shape(
   return config
 
 
-LONG = tuple(f'long_{part}' for part in range(1, 13))
 # What `make photos` fetched; the Makefile says where.
 PHOTOS = os.environ.get('CDD_PHOTOS', os.path.expanduser('~/.cache/cdd/photos'))
 
 
-def long(part: int) -> ConfigDict:
-  """A twelfth of three million examples on top of the packaged prior, in the background.
-
-  Each part has examples of its own, encoded before it begins (minutes, all that a stop can cost),
-  and goes on from the one before (benchmarks/long_prior.py). Of 12 examples 8 are scenes, 2
-  photographs, one a texture and one a nebula. As in `prior_longest`, text encoder and autoencoder
-  are frozen.
+def long_source(part: int) -> dict:
+  """What a part of the long training reads: of 12 examples 8 are scenes, 2 photographs, one a
+  texture and one a nebula, and no scene is in two parts.
   """
-  config = prior_longest()
-  config.prior = dict(path='packaged')
-  size = config.data.held_out.sources[0]['size']
-  config.name = f'pretrain_long_{part}'
-  config.steps = 8000
   starts = range(part * 1_000_000, (part + 1) * 1_000_000, 125_000)
-  scenes = [dict(name='scenes', size=size, start=start, length=125_000) for start in starts]
+  scenes = [dict(name='scenes', size=64, start=start, length=125_000) for start in starts]
   photos = [
-    dict(name='image_folder', path=f'{PHOTOS}/{kind}', split='train', size=size, seed=seed)
+    dict(name='image_folder', path=f'{PHOTOS}/{kind}', split='train', size=64, seed=seed)
     for seed, kind in enumerate(('natural', 'natural', 'textures', 'nebulae'), 4 * part)
   ]
   mixed = [one for turn in range(4) for one in (*scenes[2 * turn : 2 * turn + 2], photos[turn])]
-  config.data.source = dict(name='mixture', sources=tuple(mixed))
-  config.data.cache = 48_000
+  return dict(name='mixture', sources=tuple(mixed))
+
+
+def long() -> ConfigDict:
+  """A wider U-Net from nothing, three million examples long (benchmarks/long_prior.py).
+
+  Text encoder and autoencoder are the packaged ones, frozen. `cdd.main` trains it on the first
+  part alone.
+  """
+  config = prior_longest()
+  config.name = 'pretrain_long'
+  config.steps = 48_000
+  config.prior = dict(path='packaged', new=dict(unet=levels((64, 128, 128), 16, 4)))
+  config.data.source = long_source(1)
+  config.data.update(dict(batch_size=64, cache=48_000))
   config.method.sample_t = dict(name='per_example')
   config.target.decay = 0.9995
-  config.optimizer.update(dict(warmup=200, decay='constant', hold=0.1))
-  config.log.update(dict(every=50, samples_every=4000, checkpoint_every=250))
+  config.optimizer.update(dict(warmup=200, hold=0.8))
   return config
 
 
-def long_end() -> ConfigDict:
-  """Brings the learning rate to 0 after any of these parts: 96,000 examples, of 32,000 new ones.
-
-  At a constant rate the weights keep a distance from the best ones near by, which this closes.
-  """
-  config = long(len(LONG) + 1)
-  config.name = 'pretrain_long_end'
-  config.steps = 3000
-  config.data.cache = 32_000
-  config.target.decay = 0.998
-  config.optimizer.update(dict(warmup=100, decay='linear', hold=0.0))
-  return config
-
-
-# The prior that one GPU trains in minutes (benchmarks/gpu_prior.py): 128 px by an 8x autoencoder.
-GPU_VAE = dict(VAE, latent_channels=8, block_out_channels=(32, 64, 96, 128))
-GPU_UNET = dict(
-  UNET,
-  in_channels=8,
-  out_channels=8,
-  block_out_channels=(64, 128, 128),
-  down_block_types=('CrossAttnDownBlock2D',) * 3,
-  up_block_types=('CrossAttnUpBlock2D',) * 3,
-)
-GPU_TEXT = dict(TEXT, num_hidden_layers=4)
-GPU_SCHEDULER = dict(SCHEDULER, beta_end=0.018)
-
-
-def of_gpu(config: ConfigDict, batch_size: int) -> ConfigDict:
-  """Pictures of 128 px, of 12 examples 8 scenes; bfloat16, and times by the budget in minutes."""
-  size = 128
-  scenes = [dict(name='scenes', size=size, start=start) for start in range(10**7, 9 * 10**7, 10**7)]
-  photos = [
-    dict(name='image_folder', path=f'{PHOTOS}/{kind}', split='train', size=size, seed=seed)
-    for seed, kind in enumerate(('natural', 'natural', 'textures', 'nebulae'))
-  ]
-  mixed = [one for turn in range(4) for one in (*scenes[2 * turn : 2 * turn + 2], photos[turn])]
-  config.data.source = dict(name='mixture', sources=tuple(mixed))
-  config.data.held_out = mixture(size, start=0, split='test')
-  config.data.batch_size = batch_size
-  config.model.dtype = 'bfloat16'
-  config.optimizer.update(dict(name='adamw', learning_rate=1e-3, warmup=200, decay='constant'))
-  return config
-
-
-def gpu_autoencoder() -> ConfigDict:
-  config = of_gpu(autoencoder(), 64)
-  config.name = 'pretrain_gpu_autoencoder'
-  config.prior = dict(path=None, new=dict(vae=GPU_VAE))
-  config.method.kl_weight = 1e-4
-  return config
-
-
-def gpu_prior() -> ConfigDict:
-  """Reads the export of `gpu_autoencoder`; the tokenizer is the packaged one."""
-  config = of_gpu(prior(), 256)
-  config.name = 'pretrain_gpu_prior'
-  new = dict(unet=GPU_UNET, text_encoder=GPU_TEXT, vae=GPU_VAE, scheduler=GPU_SCHEDULER)
-  config.prior = dict(path='packaged', new=new)
+def gpu() -> ConfigDict:
+  """The same on one GPU, within minutes (benchmarks/gpu.sh)."""
+  config = long()
+  config.name = 'pretrain_gpu'
+  config.steps = 20_000
+  config.data.update(dict(batch_size=512, workers=14))
+  config.optimizer.update(dict(learning_rate=2e-3, hold=0.6))
   return config
 
 
@@ -338,10 +288,8 @@ STAGES = dict(
   prior=prior,
   prior_longer=prior_longer,
   prior_longest=prior_longest,
-  gpu_autoencoder=gpu_autoencoder,
-  gpu_prior=gpu_prior,
-  long_end=long_end,
-  **{f'long_{part}': partial(long, part) for part in range(1, len(LONG) + 1)},
+  gpu=gpu,
+  long=long,
   **{f'shape_{name}': partial(shape, name, **settings) for name, settings in SHAPES.items()},
 )
 

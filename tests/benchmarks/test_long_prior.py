@@ -1,58 +1,106 @@
-"""The long training of the prior: what its log says, and how its stages follow one another."""
+"""The long training of the prior by PyTorch: its error is ours, and it goes on where it stopped."""
 
-import os
 import re
-import signal
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
-import tiny
+import torch
 
 from benchmarks import long_prior
+from cdd.core.errors import UserError
+from cdd.diffusion.process import Pair, compose
+from cdd.sampling import load
 from configs import pretrain
+
+WEIGHTS = 'export/unet/diffusion_pytorch_model.safetensors'
 
 
 @pytest.fixture
-def config(prior, monkeypatch):
-  """A candidate with patches of latents, reduced to two steps."""
+def config(monkeypatch):
+  """A small U-Net, on scenes alone."""
+  scenes = lambda part: dict(name='scenes', size=64, start=part * 1000)
+  monkeypatch.setattr(pretrain, 'long_source', scenes)
   monkeypatch.setattr(long_prior, 'HELD_OUT', 4)
-  monkeypatch.setattr(long_prior, 'BATCH', 2)
-  config = tiny.load('pretrain.py:shape_large', prior)
-  config.prior.new.unet.update(dict(tiny.UNET, sample_size=8))
+  monkeypatch.setattr(long_prior, 'EVERY', 2)
+  monkeypatch.setattr(long_prior, 'MINUTES', type('Flag', (), dict(value=None)))
+  config = pretrain.get_config('long')
+  config.steps = 4
+  config.prior.new.unet = pretrain.levels((8, 16), 16, 4)
+  config.data.update(dict(batch_size=2, cache=4))
+  config.optimizer.warmup = 1
   return config
 
 
-@pytest.mark.slow
-def test_a_stage_says_how_far_it_is_and_is_not_trained_again(config, tmp_path):
-  shown = []
-  assert long_prior.fit(config, tmp_path / 'run', every=1, show=shown.append)
-  first, second = shown[1:]
-  assert re.search(r': 2 of 4 examples; held-out error of v: scenes \d.*, photos \d', first)
-  assert re.search(r': 4 of 4 examples; .*t 1000: .* 0.0 h left', second)
-  assert (tmp_path / 'run/export/vae/config.json').read_text().count('"patch": 2') == 1
-  shown.clear()
-  assert long_prior.fit(config, tmp_path / 'run', every=1, show=shown.append) and not shown
+@pytest.fixture(scope='module')
+def frozen():
+  return long_prior.Frozen.read(long_prior.PACKAGED)
 
 
-@pytest.mark.slow
-def test_a_stage_stopped_by_a_signal_ends_as_an_unbroken_one(config, tmp_path, capsys):
-  weights = 'export/unet/diffusion_pytorch_model.safetensors'
-  config.log.checkpoint_every = 1
-  ask = lambda text: os.kill(os.getpid(), signal.SIGTERM) if '2 of 4 examples' in text else None
-  assert not long_prior.fit(config, tmp_path / 'stopped', every=1, show=ask)
-  long_prior.export_now(config, tmp_path / 'stopped')  # As it is, before it has ended.
-  assert 'after 1 updates' in capsys.readouterr().out
-  early = (tmp_path / 'stopped' / weights).read_bytes()
-  assert long_prior.fit(config, tmp_path / 'stopped', every=1, show=ask)
-  long_prior.fit(config, tmp_path / 'unbroken', every=2, show=ask)
-  late = (tmp_path / 'stopped' / weights).read_bytes()
-  assert early != late
-  assert late == (tmp_path / 'unbroken' / weights).read_bytes()
+def train(config, frozen, home, *, steps=10):
+  """Goes on for so many updates at most; (the run, what it showed)."""
+  shown, left = [], [None] * steps
+  run = long_prior.Run(config, frozen)
+  run.restore(home / 'state.pt')
+  examples = long_prior.Examples(home / 'examples', config, frozen)
+  stopped = lambda: not left or left.pop()
+  long_prior.fit(run, examples, home, show=shown.append, stopped=stopped)
+  long_prior.export(run, home / 'export')
+  return run, shown
 
 
-def test_a_stage_starts_from_what_the_one_before_it_exported(tmp_path):
-  (first, _), (second, folder) = list(long_prior.stages(pretrain.LONG, tmp_path))[:2]
-  assert first.prior.to_dict() == dict(path='packaged')
-  assert second.prior.to_dict() == dict(path=str(tmp_path / pretrain.LONG[0] / 'export'))
-  assert folder == tmp_path / pretrain.LONG[1]
-  numbers = lambda c: {s['start'] for s in c.data.source.sources if s['name'] == 'scenes'}
-  assert not numbers(first) & numbers(second)
+def test_a_run_that_was_stopped_ends_as_an_unbroken_one(config, frozen, tmp_path):
+  run, shown = train(config, frozen, tmp_path / 'unbroken')
+  assert re.match(r'the packaged prior: .*: scenes 0\.\d+ .*, photos 0\.\d+ ', shown[0])
+  assert re.search(r' 4 of 8 examples; .* 8 of 8 examples; .* 0\.0 h left', ' '.join(shown[1:]))
+  first, _ = train(config, frozen, tmp_path / 'stopped', steps=1)
+  early = (tmp_path / 'stopped' / WEIGHTS).read_bytes()
+  again, _ = train(config, frozen, tmp_path / 'stopped')
+  assert (first.update, again.update, run.update) == (1, 4, 4)
+  late = (tmp_path / 'stopped' / WEIGHTS).read_bytes()
+  assert early != late == (tmp_path / 'unbroken' / WEIGHTS).read_bytes()
+
+
+def test_what_it_exports_predicts_the_same_in_jax(config, frozen, tmp_path):
+  run, _ = train(config, frozen, tmp_path, steps=2)
+  model = load(tmp_path / 'export')
+  captions = ['a red ball', 'a blue block']
+  latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+  t = torch.tensor([199, 999])
+  unet = run.averaged.module.half().float()
+  generator = lambda: torch.Generator().manual_seed(5)
+  ids = frozen.words.ids(captions)
+  with torch.no_grad():
+    expected = long_prior.loss(unet, frozen, latents, ids, t, generator()).item()
+
+  last = lambda array: jnp.asarray(array.permute(0, 2, 3, 1).numpy())
+  x, noise = last(latents), last(torch.randn(latents.shape, generator=generator()))
+  times = jnp.asarray(t.numpy() + 1).reshape(2, 1, 1, 1)
+  level = model.networks.schedule(times)
+  raw = model.words(captions, (64, 64))
+  denoise = model.networks.denoiser(model.params, model.networks.condition(model.params, raw))
+  v = denoise(compose(Pair(x, noise), level), times, None)
+  found = jnp.mean((v - (level.alpha * noise - level.sigma * x)) ** 2)
+  np.testing.assert_allclose(float(found), expected, rtol=1e-4)
+
+
+def test_muon_moves_the_kernels_themselves(config, frozen):
+  """It is given matrices; they share the memory of what the U-Net computes with."""
+  run = long_prior.Run(config, frozen)
+  kernel = run.unet.down_blocks[0].resnets[0].conv1.weight
+  before = kernel.detach().clone()
+  examples = torch.randn(2, 4, 16, 16), frozen.words.ids(['a red ball', ''])
+  run.step(*examples)
+  change = (kernel - before).flatten(1)
+  # Its directions are orthogonal: all singular values of an update are nearly alike.
+  values = torch.linalg.svdvals(change)
+  assert values.min() > 0.5 * values.max() > 0
+
+
+def test_a_home_without_a_checkpoint_cannot_be_exported(tmp_path, monkeypatch):
+  monkeypatch.setattr(long_prior, 'HOME', type('Flag', (), dict(value=str(tmp_path))))
+  monkeypatch.setattr(long_prior, 'EXPORT', type('Flag', (), dict(value=True)))
+  for name, value in dict(THREADS=1, STAGE='long', START=None).items():
+    monkeypatch.setattr(long_prior, name, type('Flag', (), dict(value=value)))
+  with pytest.raises(UserError, match='no checkpoint yet'):
+    long_prior.main()
