@@ -34,46 +34,26 @@ ROOM = 96 << 20  # Bytes of the disk that is filled.
 UNREAD = 2  # Steps whose metrics a killed process may have had in memory.
 STARTS = 5  # Until the two processes find each other.
 PATIENCE = 400  # Seconds until a run that makes no step counts as hung.
-FIELDS = dict(
-  unet=dict(
-    block_out_channels=(8, 16),
-    down_block_types=('DownBlock2D', 'DownBlock2D'),
-    up_block_types=('UpBlock2D', 'UpBlock2D'),
-    layers_per_block=1,
-    cross_attention_dim=16,
-    attention_head_dim=2,
-    norm_num_groups=4,
-    sample_size=16,
-  ),
-  vae=dict(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=4),
-  text_encoder=dict(
-    hidden_size=16,
-    intermediate_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    vocab_size=600,
-    max_position_embeddings=12,
-  ),
-  scheduler=dict(
-    _class_name='DDIMScheduler',
-    beta_schedule='scaled_linear',
-    beta_start=0.00085,
-    beta_end=0.012,
-    num_train_timesteps=1000,
-    prediction_type='v_prediction',
-    rescale_betas_zero_snr=True,
-  ),
-  tokenizer=dict(vocab_size=600, length=12),
-)
 
 
 def get_config():
   """A run of depth that takes about a tenth of a second a step."""
+  from benchmarks import tiny_prior
   from configs import depth
 
+  length, words = 12, tiny_prior.TEXT['vocab_size']
   config = depth.get_config('tiny')
   config.name = 'chaos'
-  config.prior = dict(path=None, new=FIELDS)
+  config.prior = dict(
+    path=None,
+    new=dict(
+      unet=tiny_prior.UNET,
+      vae=tiny_prior.VAE,
+      text_encoder=dict(tiny_prior.TEXT, max_position_embeddings=length),
+      scheduler=tiny_prior.SCHEDULER,
+      tokenizer=dict(vocab_size=words, length=length),
+    ),
+  )
   config.optimizer.name = 'adamw'
   config.data.batch_size, config.data.cache = 4, 64
   for source in (config.data.source, config.data.held_out):

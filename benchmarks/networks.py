@@ -1,4 +1,7 @@
-"""Owns the networks and inputs of the benchmarks, the same numbers in jax and in torch."""
+"""Owns the networks and inputs of the benchmarks, the same numbers in jax and in torch.
+
+Both run on the GPU where there is one.
+"""
 
 import copy
 import inspect
@@ -17,14 +20,31 @@ from flax import nnx
 from cdd.core import trees
 from cdd.core.types import Condition, Params, Text
 from cdd.diffusion import schedules
-from cdd.models import functional
+from cdd.models import casts, functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
 from cdd.models.networks import Networks
 from cdd.models.unet import UNet2DConditionModel, UNetConfig
 from cdd.pretrained import names
+from configs.stable_diffusion import FAMILIES
 
-CONFIG = UNetConfig(
+
+class Size(NamedTuple):
+  """What is compared: a U-Net, the side of its latents, and the dtype that both compute in."""
+
+  unet: UNetConfig
+  side: int
+  dtype: str
+
+
+def of_family(name: str) -> Size:
+  """Stable Diffusion at 512 px."""
+  fields = FAMILIES[name]['unet']
+  known = {field: fields[field] for field in UNetConfig._fields if field in fields}
+  return Size(UNetConfig(**known), 64, 'bfloat16')
+
+
+SMALL = UNetConfig(
   block_out_channels=(64, 128, 192),
   down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
   up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'),
@@ -33,7 +53,14 @@ CONFIG = UNetConfig(
   attention_head_dim=4,
   norm_num_groups=16,
 )
-SIDE, FACTOR, WORDS = 16, 8, 77
+SIZES = dict(
+  small=lambda: Size(SMALL, 16, 'float32'),
+  small_bfloat16=lambda: Size(SMALL, 16, 'bfloat16'),
+  sd15=lambda: of_family('sd15'),
+  sd21=lambda: of_family('sd21'),
+)
+FACTOR, WORDS = 8, 77
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 SCHEDULE = schedules.scaled_linear()
 # What is measured is what the page has users run in PyTorch.
 PAGE = Path(__file__).parents[1] / 'docs' / 'mu_mix.md'
@@ -49,7 +76,7 @@ class ControlNet(torch.nn.Module):
 
   def __init__(self, unet: diffusers.UNet2DConditionModel):
     super().__init__()
-    fields = _known(diffusers.ControlNetModel, dict(CONFIG._asdict(), sample_size=SIDE))
+    fields = _known(diffusers.ControlNetModel, dict(unet.config))
     self.model = diffusers.ControlNetModel(**fields)
     with torch.no_grad():
       for parameter in self.model.parameters():
@@ -80,7 +107,7 @@ class MuMix(torch.nn.Module):
 
   def hints(self, latents, text):
     """h_η(c), once per image."""
-    at_0 = torch.zeros(len(latents), dtype=torch.int64)
+    at_0 = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
     _, skips, mid = RECIPE['encode'](self.encoder, latents, at_0, text)
     return [*skips, mid]
 
@@ -127,15 +154,48 @@ class Given(NamedTuple):
   c: Condition
 
 
-def theirs(adapter: str) -> Theirs:
-  """The reference, the U-Net frozen; one U-Net's weights for every adapter."""
+def theirs(adapter: str, size: Size) -> Theirs:
+  """The reference in float32 on the CPU, the U-Net frozen; it is the same for every adapter."""
   torch.set_num_threads(THREADS)
   torch.manual_seed(0)
-  fields = _known(diffusers.UNet2DConditionModel, dict(CONFIG._asdict(), sample_size=SIDE))
-  unet = diffusers.UNet2DConditionModel(**fields)
+  fields = dict(size.unet._asdict(), sample_size=size.side)
+  unet = diffusers.UNet2DConditionModel(**_known(diffusers.UNet2DConditionModel, fields))
   module = THEIR_ADAPTERS[adapter](unet)
-  last = torch.channels_last
-  return Theirs(unet.requires_grad_(False).to(memory_format=last), module.to(memory_format=last))
+  return Theirs(unet.requires_grad_(False), module)
+
+
+def placed(reference: Theirs, size: Size, *, trained: bool) -> Theirs:
+  """The same where and as it is run: channels last, what is not trained in the dtype."""
+  kind, last = getattr(torch, size.dtype), dict(memory_format=torch.channels_last)
+  held = torch.float32 if trained else kind
+  unet, adapter = reference
+  return Theirs(unet.to(DEVICE, kind, **last), adapter.to(DEVICE, held, **last))
+
+
+def autocast(size: Size):
+  """In which PyTorch computes in the dtype."""
+  kind = getattr(torch, size.dtype)
+  return torch.autocast(DEVICE, kind, enabled=kind != torch.float32)
+
+
+def place() -> str:
+  """What both run on."""
+  return torch.cuda.get_device_name() if DEVICE == 'cuda' else f'{THREADS} threads'
+
+
+def wait() -> None:
+  """Until the GPU has done what PyTorch asked for."""
+  if DEVICE == 'cuda':
+    torch.cuda.synchronize()
+
+
+def peaks() -> str:
+  """The most memory that each of both had on the GPU; empty on a CPU."""
+  if DEVICE == 'cpu':
+    return ''
+  ours = jax.local_devices()[0].memory_stats()['peak_bytes_in_use']
+  theirs = torch.cuda.max_memory_allocated()
+  return f'at most {ours / 2**30:.2f} GiB ours, {theirs / 2**30:.2f} GiB diffusers'
 
 
 def _known(kind, fields: dict) -> dict:
@@ -143,11 +203,11 @@ def _known(kind, fields: dict) -> dict:
   return {name: value for name, value in fields.items() if name in known}
 
 
-def ours(adapter: str, reference: Theirs) -> tuple[Networks, Params, Params]:
+def ours(adapter: str, reference: Theirs, size: Size) -> tuple[Networks, Params, Params]:
   """(networks, the adapter's parameters, the U-Net's), of the weights of the reference."""
-  kind = ADAPTERS[adapter]
-  make_adapter = lambda: kind(CONFIG, rngs=nnx.Rngs(1))
-  make = lambda: Adapted(UNet2DConditionModel(CONFIG, rngs=nnx.Rngs(0)), make_adapter())
+  kind, unet, shared = ADAPTERS[adapter], size.unet, dict(dtype=jnp.dtype(size.dtype))
+  make_adapter = lambda: kind(unet, rngs=nnx.Rngs(1), **shared)
+  make = lambda: Adapted(UNet2DConditionModel(unet, rngs=nnx.Rngs(0), **shared), make_adapter())
   apply, shapes = functional.abstract(make)
   frozen = _convert(reference.unet, shapes, 'unet')
   # diffusers' ControlNet is inside a module of ours; the parts of μ-mixing are the module itself.
@@ -163,9 +223,10 @@ def ours(adapter: str, reference: Theirs) -> tuple[Networks, Params, Params]:
     scale=1.0,
     shift=0.0,
     factor=FACTOR,
-    channels=CONFIG.in_channels,
+    channels=unet.in_channels,
     reads=nnx.eval_shape(make_adapter).reads,
   )
+  frozen = casts.held(frozen, {}, size.dtype)
   return networks, *jax.tree.map(jnp.asarray, (train, frozen))
 
 
@@ -174,18 +235,19 @@ def _convert(module: torch.nn.Module, shapes: Params, prefix: str) -> Params:
   return trees.prefixed(names.convert(tensors, trees.select(shapes, prefix), prefix), prefix)
 
 
-def inputs(batch: int) -> Inputs:
+def inputs(batch: int, size: Size) -> Inputs:
+  side, unet = size.side, size.unet
   rng = np.random.default_rng(batch)
   return Inputs(
-    latents=rng.normal(size=(batch, SIDE, SIDE, CONFIG.in_channels)).astype(np.float32),
-    image=rng.uniform(size=(batch, SIDE * FACTOR, SIDE * FACTOR, 3)).astype(np.float32),
-    text=rng.normal(size=(batch, WORDS, CONFIG.cross_attention_dim)).astype(np.float32),
+    latents=rng.normal(size=(batch, side, side, unet.in_channels)).astype(np.float32),
+    image=rng.uniform(size=(batch, side * FACTOR, side * FACTOR, 3)).astype(np.float32),
+    text=rng.normal(size=(batch, WORDS, unet.cross_attention_dim)).astype(np.float32),
   )
 
 
 def nchw(array) -> torch.Tensor:
   """An NHWC array as a torch tensor [b, c, h, w], channels last in memory."""
-  return torch.tensor(np.asarray(array)).permute(0, 3, 1, 2)
+  return torch.tensor(np.asarray(array)).permute(0, 3, 1, 2).to(DEVICE)
 
 
 def in_torch(batch: Given) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -193,5 +255,5 @@ def in_torch(batch: Given) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
   return (
     nchw(batch.x),
     nchw(batch.c.arrays['condition']),
-    torch.tensor(np.asarray(batch.c.text.states)),
+    torch.tensor(np.asarray(batch.c.text.states)).to(DEVICE),
   )
