@@ -189,13 +189,12 @@ def wait() -> None:
     torch.cuda.synchronize()
 
 
-def peaks() -> str:
-  """The most memory that each of both had on the GPU; empty on a CPU."""
-  if DEVICE == 'cpu':
-    return ''
-  ours = jax.local_devices()[0].memory_stats()['peak_bytes_in_use']
-  theirs = torch.cuda.max_memory_allocated()
-  return f'at most {ours / 2**30:.2f} GiB ours, {theirs / 2**30:.2f} GiB diffusers'
+def print_peaks() -> None:
+  """Prints the most memory that each of both had on the GPU, if there is one."""
+  if DEVICE == 'cuda':
+    ours = jax.local_devices()[0].memory_stats()['peak_bytes_in_use']
+    theirs = torch.cuda.max_memory_allocated()
+    print(f'at most {ours / 2**30:.2f} GiB ours, {theirs / 2**30:.2f} GiB diffusers', flush=True)
 
 
 def _known(kind, fields: dict) -> dict:

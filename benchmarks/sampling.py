@@ -88,7 +88,7 @@ def compare(adapter: str, batch: int, asked: argparse.Namespace) -> None:
   )
   print(f'{gap:.1e} of the largest apart')
   print(clock.table(clock.race(contestants, rounds=asked.rounds), reference=name), flush=True)
-  print(networks.peaks(), flush=True)
+  networks.print_peaks()
 
 
 def main():

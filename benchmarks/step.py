@@ -145,7 +145,7 @@ def compare(adapter: str, asked: argparse.Namespace) -> None:
     name: their_step(reference, torch_data, size, decay=decay, compiled=compiled),
   }
   print(clock.table(clock.race(contestants, rounds=asked.rounds), reference=name), flush=True)
-  print(networks.peaks(), flush=True)
+  networks.print_peaks()
 
 
 def main():
