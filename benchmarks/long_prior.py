@@ -4,8 +4,8 @@ python -m benchmarks.long_prior --home=FOLDER           trains, or goes on where
 python -m benchmarks.long_prior --home=FOLDER --export  writes FOLDER/export as it is now
 python -m benchmarks.long_prior --home=FOLDER --stage=gpu --minutes=6   on a GPU (gpu.sh)
 
-A prior comes from PyTorch in practice, and on a CPU PyTorch trains this one about three times as
-fast as XLA: it computes in bfloat16 (docs/prior.md). The folder that it exports is read by cdd like
+A prior comes from PyTorch in practice, and on a CPU PyTorch trains this one about twice as fast as
+XLA: it computes in bfloat16 (docs/prior.md). The folder that it exports is read by cdd like
 any other. Data, shape and settings are `long` of configs/pretrain.py; the text encoder and the
 autoencoder are the packaged ones and stay as they are.
 
@@ -293,7 +293,8 @@ def fit(run: Run, examples: Examples, folder: Path, *, show: Callable, stopped: 
 def line(run: Run, mean: float, found: dict, speed: float) -> str:
   """What the log says: examples, errors, speed and time left."""
   batch, steps = run.config.data.batch_size, run.config.steps
-  left = (steps - run.update) * batch / speed / 3600
+  by_clock = (MINUTES.value or np.inf) / 60 - (time.perf_counter() - BEGUN) / 3600
+  left = max(0, min((steps - run.update) * batch / speed / 3600, by_clock))
   return (
     f'{time.strftime("%Y-%m-%d %H:%M")} {run.update * batch:,} of {steps * batch:,} examples; '
     f'loss {mean:.4f}; held-out error of v: {said(found)}; '

@@ -196,6 +196,7 @@ LARGE = dict(size=128, beta_end=0.02)
 SHAPES = dict(
   present=dict(widths=(32, 64, 128)),
   logit_normal=dict(widths=(32, 64, 128), sample_t=dict(name='logit_normal')),
+  wide=dict(widths=(64, 128, 128)),
   wide_inside=dict(widths=(32, 128, 256)),
   patches=dict(widths=(128, 192), patch=2),
   large=dict(widths=(32, 64, 128), patch=2, **LARGE),
