@@ -22,7 +22,7 @@ prior)
   start=
   [ ! -d .gpu/start ] || start=--start=.gpu/start
   JAX_PLATFORMS=cpu $python -m benchmarks.long_prior --home="$home" --stage=gpu --threads=4 \
-    --minutes="$minutes" $start >"$out/prior.txt" 2>&1 || status=$?
+    --budget="$minutes" $start >"$out/prior.txt" 2>&1 || status=$?
   [ ! -d "$home/export" ] || tar -C "$home" -cf - export | split -b 15000000 - "$out/export.tar."
   ;;
 speed)

@@ -2,7 +2,7 @@
 
 python -m benchmarks.long_prior --home=FOLDER           trains, or goes on where it stopped
 python -m benchmarks.long_prior --home=FOLDER --export  writes FOLDER/export as it is now
-python -m benchmarks.long_prior --home=FOLDER --stage=gpu --minutes=6   on a GPU (gpu.sh)
+python -m benchmarks.long_prior --home=FOLDER --stage=gpu --budget=6   on a GPU (gpu.sh)
 
 A prior comes from PyTorch in practice, and on a CPU PyTorch trains this one about twice as fast as
 XLA: it computes in bfloat16 (docs/prior.md). The folder that it exports is read by cdd like
@@ -42,7 +42,7 @@ from configs import pretrain
 HOME = flags.DEFINE_string('home', None, 'Where everything is written.', required=True)
 EXPORT = flags.DEFINE_bool('export', False, 'Only exports the newest checkpoint.')
 STAGE = flags.DEFINE_string('stage', 'long', 'Its config of configs/pretrain.py.')
-MINUTES = flags.DEFINE_float('minutes', None, 'Ends it so long after its start, encoding included.')
+MINUTES = flags.DEFINE_float('budget', None, 'Minutes after which it ends, encoding included.')
 START = flags.DEFINE_string('start', None, 'A diffusers folder whose U-Net a new run starts from.')
 THREADS = flags.DEFINE_integer('threads', 1, 'Threads of PyTorch.')
 EVERY = 250  # Updates from one checkpoint, and line of the log, to the next.
