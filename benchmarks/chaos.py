@@ -38,8 +38,7 @@ PATIENCE = 400  # Seconds until a run that makes no step counts as hung.
 
 def get_config():
   """A run of depth that takes about a tenth of a second a step."""
-  from benchmarks import tiny_prior
-  from configs import depth
+  from configs import depth, tiny_prior
 
   length, words = 12, tiny_prior.TEXT['vocab_size']
   config = depth.get_config('tiny')

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.tiny_prior import SCHEDULER, TEXT, UNET, VAE
 from cdd.core import trees
 from cdd.data import tokens
 from cdd.data.scenes import Scenes
 from cdd.models import components, functional
 from cdd.pretrained import diffusers, families
+from configs.tiny_prior import SCHEDULER, TEXT, UNET, VAE
 
 ROOT = Path(__file__).parents[1]
 SIZE = 32
