@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks import clock, networks
-from cdd.models.unet import Time
+from cdd.models.time import Time
 
 
 def moved(z, v, t: int, s: int, table):

@@ -16,6 +16,7 @@ import optax
 
 from cdd.core.types import Batch, Nets
 from cdd.diffusion import distances, predictors, schedules, times
+from cdd.diffusion.guidance import classifier_free
 from cdd.diffusion.process import decompose
 from cdd.diffusion.samplers import SAMPLERS, loop
 from cdd.methods import conditional, finetune, step_aware
@@ -93,7 +94,7 @@ def initial(key) -> dict:
   draw = {name: jax.random.normal(keys[name], shape) for name, shape in shapes.items()}
   kernels = {name: leaf / np.sqrt(leaf.shape[0]) for name, leaf in draw.items()}
   biases = {f'{name}_bias': jnp.zeros((WIDTH,)) for name in 'abc'}
-  return kernels | biases | dict(step=jnp.zeros((16, WIDTH)))
+  return kernels | biases | dict(step=jnp.zeros((16, WIDTH)), scale=jnp.zeros((16, WIDTH)))
 
 
 class Network(NamedTuple):
@@ -101,14 +102,18 @@ class Network(NamedTuple):
 
   params: dict
   c: jax.Array
+  scale: jax.Array | None = None
 
   def __call__(self, z, t, s):
     count = z.shape[0]
     layer = lambda name, h: jax.nn.silu(h @ self.params[name] + self.params[f'{name}_bias'][None])
     inputs = jnp.concatenate([z.reshape(count, 2), self.c, waves(t)], axis=-1)
     h = inputs @ self.params['a'] + self.params['a_bias'][None]
-    if s is not None:  # No step is zeros, as in the U-Net.
-      h = h + jnp.where((t - s).reshape(count, 1) > 0, waves(t - s), 0) @ self.params['step']
+    if s is not None:  # No step is zeros, as in the U-Net, and there no scale is given either.
+      beside = waves(t - s) @ self.params['step']
+      if self.scale is not None:
+        beside = beside + waves(100 * self.scale) @ self.params['scale']
+      h = h + jnp.where((t - s).reshape(count, 1) > 0, beside, 0)
     h = jax.nn.silu(h)
     h = h + layer('b', h)
     h = h + layer('c', h)
@@ -116,6 +121,16 @@ class Network(NamedTuple):
 
   def rows(self, rows):
     return self._replace(c=self.c[rows])
+
+  def told(self, scale):
+    return self._replace(scale=scale)
+
+  def guided(self, scale, negative):
+    def denoise(z, t, s):
+      conditional, unconditional = self(z, t, s), self._replace(c=negative)(z, t, s)
+      return classifier_free(conditional=conditional, unconditional=unconditional, scale=scale)
+
+    return denoise
 
 
 def waves(t):
@@ -134,8 +149,15 @@ def data(key, count: int, *, conditional: bool):
   return x.reshape(count, 1, 1, 2), jax.nn.one_hot(which, CONDITIONS) * conditional
 
 
-def train(loss, params, *, updates: int, rate: float, conditional: bool = True, decay=0.95, seed=0):
-  """Parameters after `updates` of Adam, averaged over about the last 200; `decay` is γ."""
+def train(
+  loss, params, *, updates: int, rate: float, conditional=True, decay=0.95, seed=0, dropout=0.0
+):
+  """Parameters after `updates` of Adam, averaged over about the last 200.
+
+  Args:
+    decay: γ.
+    dropout: the share of the examples without their condition.
+  """
   optimizer = optax.chain(
     optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(rate, 0.0, updates), b2=0.99)
   )
@@ -145,9 +167,10 @@ def train(loss, params, *, updates: int, rate: float, conditional: bool = True, 
     params, target, smooth, opt = carry
     data_key, loss_key = jax.random.split(key)
     x, c = data(data_key, BATCH, conditional=conditional)
+    c = c * (jax.random.uniform(jax.random.fold_in(loss_key, 9), (BATCH, 1)) >= dropout)
     frozen = Network(target, c)
     nets = lambda params: Nets(online=Network(params, c), target=frozen, teacher=frozen)
-    value = lambda params: loss(nets(params), Batch(x), loss_key, jnp.int32(0))[0]
+    value = lambda params: loss(nets(params), Batch(x, negative=0 * c), loss_key, jnp.int32(0))[0]
     changes, opt = optimizer.update(jax.grad(value)(params), opt, params)
     params = optax.apply_updates(params, changes)
     return (params, average(decay, target, params), average(0.995, smooth, params), opt), None
@@ -157,12 +180,22 @@ def train(loss, params, *, updates: int, rate: float, conditional: bool = True, 
   return jax.jit(lambda start: jax.lax.scan(update, start, keys)[0][2])(start)
 
 
-@functools.partial(jax.jit, static_argnames=('sampler', 'steps'))
-def sample(params, *, sampler: str, steps: int):
+@functools.partial(jax.jit, static_argnames=('sampler', 'steps', 'scale'))
+def sample(params, *, sampler: str, steps: int, scale: float | None = None):
+  """What is drawn, the truth, and the conditions.
+
+  Args:
+    scale: of guidance: given to a sampler of few steps, by two predictions in any other.
+  """
   x, c = data(jax.random.key(99), 3000, conditional=True)
   z = jax.random.normal(jax.random.key(5), x.shape)
   visited = dict(schedule=SCHEDULE, times=times.Timesteps().times(SCHEDULE.num_steps, steps))
-  out = loop.run(SAMPLERS[sampler](), Network(params, c), z, jax.random.key(6), **visited)
+  network = Network(params, c)
+  if scale is not None:
+    few = SAMPLERS[sampler]().few
+    told = network.told(jnp.full((3000, 1, 1, 1), scale))
+    network = told if few else network.guided(scale, 0 * c)
+  out = loop.run(SAMPLERS[sampler](), network, z, jax.random.key(6), **visited)
   return out[:, 0, 0], x[:, 0, 0], c.argmax(-1)
 
 
@@ -173,7 +206,12 @@ def energy(a, b) -> float:
 
 
 def score(params, *, sampler: str, steps: int) -> float:
-  drawn, real, which = map(np.asarray, sample(params, sampler=sampler, steps=steps))
+  return by_condition(*sample(params, sampler=sampler, steps=steps))
+
+
+def by_condition(drawn, real, which) -> float:
+  """The energy distance x 1000, the mean over conditions."""
+  drawn, real, which = map(np.asarray, (drawn, real, which))
   return 1000 * np.mean([energy(drawn[which == i], real[which == i]) for i in range(CONDITIONS)])
 
 
@@ -194,12 +232,34 @@ def step_aware_rows(prior, seed: int) -> None:
     params = train(step_recipe(share=share), prior, updates=UPDATES, rate=2e-3, seed=seed)
     row(f'step-aware, share {share:g}', params, 'consistency', (1, 2, 4, 8))
     row('  no step given', params, 'ddim', (50,))
-  finer = (1, 2, 4, 8, 16)
+  finer, every = (1, 2, 4, 8, 16), (1, 2, 3, 4, 5, 6, 7, 8)
   for label, settings in {'γ 0': dict(decay=0.0), 'γ 0.99': dict(decay=0.99)}.items():
     params = train(step_recipe(), prior, updates=UPDATES, rate=2e-3, seed=seed, **settings)
     row(f'step-aware, share 0.5, {label}', params, 'consistency', (1, 2, 4, 8))
   params = train(step_recipe(counts=finer), prior, updates=UPDATES, rate=2e-3, seed=seed)
   row('step-aware, share 0.5, up to 16 steps', params, 'consistency', (1, 2, 4, 8, 16))
+  params = train(step_recipe(counts=every), prior, updates=UPDATES, rate=2e-3, seed=seed)
+  row('step-aware, share 0.5, any of 1 to 8', params, 'consistency', every)
+
+
+def guided_rows(prior, seed: int) -> None:
+  """Guided steps are learnt: the distance to what the undistilled model draws in 50 guided ones."""
+  settings = dict(updates=UPDATES, rate=2e-3, seed=seed, dropout=0.1)
+  tuned = train(FINETUNE, prior, **settings)
+  guided_row('finetune (DDIM)', tuned, tuned, 'ddim', (1.0, 1.5, 2.0))
+  for least, most in ((2.0, 2.0), (1.0, 2.0)):
+    params = train(step_recipe(guidance=(least, most)), prior, **settings)
+    scales = (1.0, 1.5, 2.0) if least < most else (least,)
+    guided_row(f'step-aware, {least:g} to {most:g}', params, tuned, 'consistency', scales)
+
+
+def guided_row(label: str, params, tuned, sampler: str, scales) -> None:
+  for scale in scales:
+    truth, _, which = sample(tuned, sampler='ddim', steps=50, scale=scale)
+    drawn = [sample(params, sampler=sampler, steps=n, scale=scale)[0] for n in (1, 2, 4, 8)]
+    found = zip((1, 2, 4, 8), (by_condition(each, truth, which) for each in drawn), strict=True)
+    print(f'{label + f", guided by {scale:g}":<40} ', end='')
+    print('  '.join(f'{n}: {distance:6.1f}' for n, distance in found), flush=True)
 
 
 def paper_rows(prior, seed: int) -> None:
@@ -214,10 +274,13 @@ def paper_rows(prior, seed: int) -> None:
     row(f'ddim, dt 125, window 125, γ {decay:g}', params, 'consistency', (1, 2, 4, 8))
 
 
+ROWS = dict(paper=paper_rows, step_aware=step_aware_rows, guided=guided_rows)
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--seeds', type=int, default=1)
-  parser.add_argument('--only', choices=('paper', 'step_aware'))
+  parser.add_argument('--only', choices=tuple(ROWS))
   arguments = parser.parse_args()
   kappa(125, (126, 150, 200, 250, 500, 750, 1000))
   for seed in range(arguments.seeds):
@@ -226,10 +289,9 @@ def main() -> None:
     prior = train(FINETUNE, start, updates=6000, rate=3e-3, conditional=False, seed=seed)
     tuned = train(FINETUNE, prior, updates=UPDATES, rate=2e-3, seed=seed)
     row('finetune (DDIM)', tuned, 'ddim', (1, 2, 4, 8, 50))
-    if arguments.only != 'step_aware':
-      paper_rows(prior, seed)
-    if arguments.only != 'paper':
-      step_aware_rows(prior, seed)
+    for name, rows in ROWS.items():
+      if arguments.only in (None, name):
+        rows(prior, seed)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from cdd.models.ops import attention, upsampling
+from cdd.models.ops import attention, flash, upsampling
 from cdd.runs import hlo, topologies
 
 # Images, positions, heads, positions that are attended to: at 512 px.
@@ -21,7 +21,10 @@ ATTENTION = ((1, 4096, 5, 4096), (8, 4096, 5, 4096), (8, 1024, 10, 1024), (8, 40
 HEAD = 64
 UPSAMPLERS = ((1, 16, 1280), (1, 32, 640), (4, 16, 1280), (4, 32, 640), (16, 32, 640))
 WAYS = dict(
-  all_scores=attention.at_once, heads_in_turns=attention.by_head, in_use=attention.by_image
+  all_scores=attention.at_once,
+  heads_in_turns=attention.by_head,
+  in_turns=attention.by_image,
+  fused=flash.fused,
 )
 
 
@@ -67,6 +70,8 @@ def main(topology: str) -> None:
   for b, n, heads, m in ATTENTION:
     query, key = (b, heads, n, HEAD), (b, heads, m, HEAD)
     for name, way in WAYS.items():
+      if name == 'fused' and m % flash.LANES:
+        continue
       said = f'attention {b} x {heads} heads, {n} to {m}, {name}'
       show(device, said, way, with_gradients, (query, key, key), query)
   for b, side, width in UPSAMPLERS:

@@ -91,7 +91,7 @@ def base() -> ConfigDict:
   # but for the outputs of these parts of them, 'attention' and 'convolution'.
   config.model = dict(adapter=ADAPTERS['mu_mix'](full=False), dtype='float32', remat=False)
   config.model.saved = ()
-  config.model.step_channels = config_dict.placeholder(int)  # Of the step that a U-Net is given.
+  config.model.step_channels = config_dict.placeholder(int)  # Of what it is given with the time.
   config.trainable = (('unet[.].*|adapter[.].*', 'train'), ('.*', 'freeze'))
   config.optimizer = dict(
     name='adamw',

@@ -253,10 +253,10 @@ def test_a_batch_or_a_mesh_that_does_not_fit_the_devices_is_refused_before_compi
 CHIP = SimpleNamespace(device_kind='TPU v5 lite', coords=(0, 0, 0), slice_index=0)
 
 
-def plan_of(**cost):
+def plan_of(kernels=0.0, **cost):
   cost = dict(cycles=3e6, bytes=1.638e9, collectives={}, silent={}, unknown=0) | cost
   held = {'trained weights': 2**30, 'activations': 15 * 2**30, 'results': 0}
-  return planning.Plan(10, 20, 4, held, 1.97e11, hlo.Cost(**cost), 3.0)
+  return planning.Plan(10, 20, 4, held, 1.97e11, kernels, hlo.Cost(**cost), 3.0)
 
 
 def test_times_are_bounds_by_the_published_rates_of_a_chip():
@@ -267,6 +267,12 @@ def test_times_are_bounds_by_the_published_rates_of_a_chip():
   assert found['memory_gib'] == {'trained weights': 1, 'activations': 15} and estimates.fits(found)
   said = estimates.lines(found)
   assert '16.00 GiB of 16 GiB: fits' in said and '50.0% by cycles' in said
+
+
+def test_fused_kernels_take_at_least_their_work_at_the_peak():
+  found = estimates.fields(plan_of(kernels=0.985e11), 'v5e:1x1', [CHIP])
+  assert found['milliseconds']['cycles'] == pytest.approx(2.5)
+  assert found['mfu']['cycles'] == pytest.approx(0.4)
 
 
 def test_parts_that_have_no_room_together_are_said_not_to_fit():

@@ -15,7 +15,8 @@ from cdd.core.types import Condition, Text
 from cdd.models import functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
-from cdd.models.unet import Time, UNet2DConditionModel, UNetConfig
+from cdd.models.time import Time
+from cdd.models.unet import UNet2DConditionModel, UNetConfig
 from cdd.pretrained import names
 
 torch.set_num_threads(1)

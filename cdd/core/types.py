@@ -26,6 +26,12 @@ class Denoise(Protocol):
   def rows(self, rows: slice) -> 'Denoise':
     """The same network with the conditions of some of the examples."""
 
+  def told(self, scale: Array) -> 'Denoise':
+    """The same network, given guidance scales [b, 1, 1, 1] beside its steps."""
+
+  def guided(self, scale: Array, negative: 'Text') -> 'Denoise':
+    """The same network with guidance [b, 1, 1, 1] away from a text, by two predictions."""
+
 
 class Text(NamedTuple):
   """A prompt as a U-Net reads it.
@@ -60,10 +66,12 @@ class Batch(NamedTuple):
   Attributes:
     x: [b, h, w, c] latents, or None for a run without a U-Net.
     images: [b, H, W, 3] in [-1, 1], or None where only latents are at hand.
+    negative: the empty prompt, for every example, or None where no method guides away from it.
   """
 
   x: Array | None = None
   images: Array | None = None
+  negative: Text | None = None
 
 
 class Nets(NamedTuple):

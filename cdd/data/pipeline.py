@@ -27,11 +27,16 @@ class Dropout(NamedTuple):
   both: float = 0.0
   condition: float = 0.0
 
+  @property
+  def captions(self) -> float:
+    """The share of the examples without their caption."""
+    return self.caption + self.both
+
   def drawn(self, rng: np.random.Generator) -> dict[str, bool]:
     """What of an example is there: `present`, its caption, and, where it may be dropped,
     `condition_present`.
     """
-    number, both = rng.random(), self.caption + self.both
+    number, both = rng.random(), self.captions
     there = dict(present=number >= both)
     if self.both or self.condition:
       there['condition_present'] = not self.caption <= number < both + self.condition

@@ -5,7 +5,9 @@ the trajectory, which d_ε asks for. They differ. Here a share of each batch lea
 size d ends, from two half steps of the target network, and the rest learns the posterior mean, with
 no step given. This goes beyond the paper, whose single stage, signal loss and self-consistency it
 has; the step as an input is that of shortcut models (Frans et al., 2024, arXiv:2410.12557) and of
-consistency trajectory models (Kim et al., 2023, arXiv:2310.02279).
+consistency trajectory models (Kim et al., 2023, arXiv:2310.02279). With guidance it learns where
+guided steps end, and is given their scale: one evaluation in place of two, as guided distillation
+(Meng et al., 2023, arXiv:2210.03142).
 """
 
 from collections.abc import Callable, Sequence
@@ -33,6 +35,7 @@ def loss(
   share: float = 0.5,
   share_warmup: int = 0,
   counts: Sequence[int] = (1, 2, 4, 8),
+  guidance: Sequence[float] = (),
 ) -> tuple[Array, dict[str, Array]]:
   """The error of v for one batch, of which a share learns steps.
 
@@ -41,6 +44,8 @@ def loss(
     share: the part of the batch that learns steps; 0 is plain fine-tuning.
     share_warmup: updates over which the share rises from 0.
     counts: the numbers of steps that a sampler may take; the steps of each are learnt.
+    guidance: the least and the largest scale that steps are guided by; the scale of each is drawn
+      between them, and the network is given it. (): none.
   """
   t_rng, eps_rng = jax.random.split(rng)
   x = batch.x  # (x, c) ~ p_data; c is bound to the networks.
@@ -53,7 +58,7 @@ def loss(
     return distance(velocity(Pair(x, eps), at_t), v), {}
 
   # Folded, not split: a share of 0 then draws what fine-tuning draws.
-  step_rng, active_rng = jax.random.split(jax.random.fold_in(t_rng, 1))
+  step_rng, active_rng, scale_rng = jax.random.split(jax.random.fold_in(t_rng, 1), 3)
   rise = jnp.minimum((step + 1) / max(share_warmup, 1), 1)
   active = jax.random.uniform(active_rng, (count, 1, 1, 1)) < rise
   hop = draw_hop(step_rng, count, num_steps=num_steps, counts=counts)
@@ -63,9 +68,15 @@ def loss(
   z_t = compose(Pair(x, eps), at_t)  # Eq. 1
   real = velocity(Pair(x, eps), at_t)
   rows = slice(0, count)
-  ends = end_of_step(nets.target.rows(rows), z_t[rows], hop, schedule=schedule)
+  online, half = nets.online, nets.target.rows(rows)
+  if guidance:
+    scale = jax.random.uniform(scale_rng, hop.t.shape, None, *guidance)
+    online = online.told(jnp.ones(t.shape).at[rows].set(scale))
+    once = jnp.where(hop.halves, 1, scale)  # What is learnt is guided already.
+    half = half.told(scale).guided(once, jax.tree.map(lambda leaf: leaf[rows], batch.negative))
+  ends = end_of_step(half, z_t[rows], hop, schedule=schedule)
   target = real.at[rows].set(jnp.where(active, jax.lax.stop_gradient(ends), real[rows]))
-  v = nets.online(z_t, t, s)
+  v = online(z_t, t, s)
   error, has_step = (v - target) ** 2, s < t
   metrics = dict(consistency=mean_of(error, has_step), guidance=mean_of(error, ~has_step))
   return distance(v, target), metrics
@@ -99,13 +110,13 @@ def draw_hop(rng: Array, batch: int, *, num_steps: int, counts: Sequence[int]) -
   t, u, s = (
     jnp.round(num_steps * (n - place - part) / n).astype(jnp.int32) for part in (0, 0.5, 1)
   )
-  return Hop(t, u, s, halves=n < max(counts))
+  return Hop(t, u, s, halves=jnp.isin(2 * n, jnp.array(counts)))
 
 
 def end_of_step(denoise: Denoise, z_t: Array, hop: Hop, *, schedule: Callable) -> Array:
   """The velocity at t whose DDIM step to s ends where two half steps do.
 
-  The half steps of the smallest step are those of the posterior mean: no step is given.
+  Half steps that are not learnt are those of the posterior mean: no step is given.
   """
   t, u, s, halves = hop
   at_t, at_u, at_s = schedule(t), schedule(u), schedule(s)

@@ -3,7 +3,8 @@
 from flax import nnx
 
 from cdd.core.types import Array, Condition
-from cdd.models.unet import Time, UNet2DConditionModel
+from cdd.models.time import Time
+from cdd.models.unet import UNet2DConditionModel
 
 
 class Adapted(nnx.Module):

@@ -9,25 +9,6 @@ from cdd.core.types import Array, Condition, Text
 from cdd.diffusion import guidance
 
 
-class Given(NamedTuple):
-  """Guidance that the network has learnt and is given as a number (LCM); one prediction.
-
-  Attributes:
-    scale: 1 is no guidance.
-  """
-
-  scale: Array | float
-  names = ('conditional',)
-
-  def views(self, c: Condition) -> dict[str, Condition]:
-    """The condition of the one prediction."""
-    return dict(conditional=c)
-
-  def combine(self, parts: dict[str, Array]) -> Array:
-    """The one prediction."""
-    return parts['conditional']
-
-
 class Guide(NamedTuple):
   """What a prediction is guided away from, and how far.
 

@@ -11,9 +11,9 @@ from cdd.core import trees
 from cdd.core.types import Array, Condition, Denoise, Params, Text
 from cdd.diffusion import guidance, parametrizations, schedules, tiles
 from cdd.models import text as texts
-from cdd.models.guide import Given, Guide
+from cdd.models.guide import Guide
 from cdd.models.strength import Strength
-from cdd.models.unet import Time
+from cdd.models.time import NOTHING, Beside, Time
 
 
 class Networks(NamedTuple):
@@ -29,9 +29,7 @@ class Networks(NamedTuple):
     scale, shift: latents = (mean - shift) * scale.
     factor, channels: pixels per latent along a side; channels of the latents.
     reads: what the adapter reads of an example: its name -> its space, an entry of SPACES.
-    counts: the numbers of steps that a U-Net which is given its step was trained for; () if it is
-      not given one.
-    reads_guidance: whether the U-Net is given the guidance scale in place of its step (LCM).
+    beside: what the U-Net was trained to be given beside the time.
     has_strength: whether the strength of the adapter can be chosen.
     zero_empty: whether no prompt is states of zeros (SDXL), not those of the empty text.
   """
@@ -47,8 +45,7 @@ class Networks(NamedTuple):
   factor: int
   channels: int
   reads: Mapping[str, str]
-  counts: tuple[int, ...] = ()
-  reads_guidance: bool = False
+  beside: Beside = NOTHING
   zero_empty: bool = False
   has_strength: bool = False
 
@@ -149,7 +146,8 @@ class Networks(NamedTuple):
     params: Params,
     c: Condition,
     *,
-    guide: Guide | Given | None = None,
+    guide: Guide | None = None,
+    scale: Array | float | None = None,
     tiling: tiles.Tiling | None = None,
     strength: Strength | None = None,
   ) -> Denoise:
@@ -157,12 +155,12 @@ class Networks(NamedTuple):
 
     Args:
       strength: of the adapter, if it is not 1 at all times.
-      guide: guidance, two or three predictions in one call of the network, or one that is given the
-        scale; None is one prediction.
+      guide: guidance, two or three predictions in one call of the network; None is one prediction.
+      scale: of the guidance that the network is given as a number, one or [b, 1, 1, 1].
       tiling: predicts in tiles, with the condition cut alike.
     """
     if tiling is None:
-      return Denoiser(self, params, guide, *self._bind(params, guide, c), strength)
+      return Denoiser(self, params, guide, *self._bind(params, guide, c), strength, scale)
 
     def bind(start: Array) -> tuple[Condition, Any]:
       arrays = jax.tree.map(lambda array: tiles.crop(array, start, tiling), c.arrays)
@@ -172,15 +170,13 @@ class Networks(NamedTuple):
 
     def denoise(z: Array, t: Array, s: Array | None) -> Array:
       def part(tile, bound):
-        return Denoiser(self, params, guide, *bound, strength)(tile, t, s)
+        return Denoiser(self, params, guide, *bound, strength, scale)(tile, t, s)
 
       return tiles.blended(part, z, bounds, tiling)
 
     return denoise
 
-  def _bind(
-    self, params: Params, guide: Guide | Given | None, c: Condition
-  ) -> tuple[Condition, Any]:
+  def _bind(self, params: Params, guide: Guide | None, c: Condition) -> tuple[Condition, Any]:
     """The conditions of all predictions, concatenated, and what the adapter makes of them."""
     conditions = c if guide is None else guidance.concatenate(guide.views(c))
     return conditions, self.adapted(params, 'hints', conditions)
@@ -192,22 +188,20 @@ class Denoiser(NamedTuple):
   Attributes:
     condition, hints: of all predictions that `guide` combines.
     strength: of the adapter; None is 1.
+    scale: of the guidance that the network is given as a number; None is `Beside.scale`.
   """
 
   networks: Networks
   params: Params
-  guide: Guide | Given | None
+  guide: Guide | None
   condition: Condition
   hints: Any
   strength: Strength | None = None
+  scale: Array | float | None = None
 
   def __call__(self, z: Array, t: Array, s: Array | None) -> Array:
     names = ('conditional',) if self.guide is None else self.guide.names
-    time = Time(schedules.index(t)[:, 0, 0, 0])
-    if isinstance(self.guide, Given):
-      time = time._replace(guidance=jnp.full(len(t), self.guide.scale, jnp.float32))
-    elif not (s is None or self.networks.reads_guidance):
-      time = time._replace(step=(t - s)[:, 0, 0, 0])
+    time = self.time(t, s)
     of_step = (time,) if self.strength is None else (time, self.strength.at(t))
     batch, of_step = (guidance.concatenate(dict.fromkeys(names, tree)) for tree in (z, of_step))
     bound = (batch, self.condition, self.hints)
@@ -217,10 +211,29 @@ class Denoiser(NamedTuple):
     level = self.networks.schedule(t)
     return parametrizations.to_v(self.networks.prediction, z, out, level)
 
+  def time(self, t: Array, s: Array | None) -> Time:
+    """What the network is given of the process."""
+    beside, index = self.networks.beside, schedules.index(t)[:, 0, 0, 0]
+    step = (t - s)[:, 0, 0, 0] if beside.counts and s is not None else None
+    if not beside.guidance or (beside.counts and step is None):
+      return Time(index, step)
+    scale = beside.scale if self.scale is None else self.scale
+    scale = jnp.ravel(jnp.asarray(scale, jnp.float32))
+    return Time(index, step, jnp.broadcast_to(scale, index.shape))
+
   def rows(self, rows: slice) -> 'Denoiser':
     """The same for some of the examples; without guidance."""
     condition, hints = jax.tree.map(lambda leaf: leaf[rows], (self.condition, self.hints))
     return self._replace(condition=condition, hints=hints)
+
+  def told(self, scale: Array) -> 'Denoiser':
+    """The same network, given guidance scales [b, 1, 1, 1] where it is given a step."""
+    return self._replace(scale=scale)
+
+  def guided(self, scale: Array, negative: Text) -> 'Denoiser':
+    """The same network with guidance [b, 1, 1, 1] away from a text, by two predictions."""
+    guide, scales = Guide(negative, scale), dict(scale=self.scale, strength=self.strength)
+    return self.networks.denoiser(self.params, self.condition, guide=guide, **scales)
 
 
 def _masked(array: Array | None, present: Array | None) -> Array | None:

@@ -1,6 +1,5 @@
 """Owns the U-Net (diffusers' UNet2DConditionModel), cut where adapters act: encode, decode."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from cdd.core.types import Array, Text
 from cdd.models.blocks import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv
 from cdd.models.ops.activations import silu
 from cdd.models.remat import anew
+from cdd.models.time import Time, sinusoid
 from cdd.models.transformer import Transformer2DModel
 
 ATTENDS = dict(
@@ -34,8 +34,8 @@ class UNetConfig(NamedTuple):
     addition_embed_type: 'text_time': the pooled text and the sizes are added to the time (SDXL).
     addition_time_embed_dim: channels of the sinusoids of each size.
     projection_class_embeddings_input_dim: channels of the pooled text and of all sinusoids.
-    time_cond_proj_dim: channels of the sinusoids of the step, or of the guidance scale (LCM), that
-      the network is given; None: it is not given one.
+    time_cond_proj_dim: channels of what the network is given beside the time (`time.Beside`); None:
+      it is given nothing.
   """
 
   in_channels: int = 4
@@ -86,46 +86,6 @@ class Features(NamedTuple):
   skips: tuple[Array, ...]
   mid: Array
   emb: Array
-
-
-def sinusoid(index: Array, channels: int, *, flip: bool, shift: float) -> Array:
-  """Sinusoidal embedding [b] -> [b, channels] (diffusers' get_timestep_embedding)."""
-  half = channels // 2
-  rates = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
-  angles = index.astype(jnp.float32)[:, None] * rates[None, :]
-  waves = [jnp.cos(angles), jnp.sin(angles)] if flip else [jnp.sin(angles), jnp.cos(angles)]
-  return jnp.concatenate(waves, axis=-1)
-
-
-class Time(NamedTuple):
-  """Where in the process an evaluation is.
-
-  Attributes:
-    index: [b] the backbone's time index (t - 1).
-    step: [b] the size of the step that it is for, t - s; 0, or None for all: no step is given.
-    guidance: [b] the scale of the guidance that the network is given in place of a step (LCM).
-  """
-
-  index: Array
-  step: Array | None = None
-  guidance: Array | None = None
-
-
-def guidance_sinusoid(scale: Array, channels: int) -> Array:
-  """The embedding [b, channels] of guidance scales [b], as diffusers' pipelines give it to an LCM.
-
-  It is get_guidance_scale_embedding of scale − 1.
-  """
-  return sinusoid(1000 * (scale - 1), channels, flip=False, shift=1)
-
-
-def step_sinusoid(step: Array, channels: int) -> Array:
-  """The embedding [b, channels] of steps [b]; zeros for 0 (no step).
-
-  Else it is diffusers' get_guidance_scale_embedding of step / 1000.
-  """
-  waves = sinusoid(step, channels, flip=False, shift=1)
-  return jnp.where(step[:, None] > 0, waves, 0)
 
 
 class TimestepEmbedding(nnx.Module):
@@ -255,12 +215,9 @@ class Encoder(nnx.Module):
     """
     config = self.config
     settings = dict(flip=config.flip_sin_to_cos, shift=config.freq_shift)
-    waves, step = sinusoid(time.index, config.block_out_channels[0], **settings), None
-    if config.time_cond_proj_dim and time.guidance is not None:
-      step = guidance_sinusoid(time.guidance, config.time_cond_proj_dim)
-    elif config.time_cond_proj_dim and time.step is not None:
-      step = step_sinusoid(time.step, config.time_cond_proj_dim)
-    emb = self.time_embedding(waves, step)
+    waves = sinusoid(time.index, config.block_out_channels[0], **settings)
+    channels = config.time_cond_proj_dim
+    emb = self.time_embedding(waves, time.beside(channels) if channels else None)
     if not config.addition_embed_type:
       return emb
     if text.pooled is None or text.sizes is None:

@@ -76,7 +76,7 @@ def of_run(found: locate.Found, target: Path, *, dtype, max_shard_size: int) -> 
   prior = priors.load(config.prior, found.path, ())
   settings = config.model.adapter
   spec, _ = adapter_folders.start(settings, prior.configs['unet'])
-  _, added = priors.networks(config.model, prior)
+  networks, added = priors.networks(config.model, prior, beside=priors.beside_of(config.method))
   everything = {**prior.params, **added}
   train = trees.labelled(config.trainable, everything)['train']
   everything.update(trained.load(found.weights, train))
@@ -84,8 +84,8 @@ def of_run(found: locate.Found, target: Path, *, dtype, max_shard_size: int) -> 
   if adapter and all(path.startswith('adapter.') for path in train):
     return of_adapter(spec, adapter, target, dtype=dtype)
   pipeline = diffusers.of_params(prior, everything)
-  counts = tuple(config.method.get('counts', prior.counts))
-  pipeline = pipeline._replace(scheduler=scheduler.of_run(prior.scheduler), counts=counts)
+  given = dict(scheduler=scheduler.of_run(prior.scheduler), beside=networks.beside)
+  pipeline = pipeline._replace(**given)
   with files.atomic(target) as new:
     diffusers.save(pipeline, new, dtype=dtype, max_shard_size=max_shard_size)
     if adapter:

@@ -12,6 +12,7 @@ from cdd.core import files, trees
 from cdd.core.errors import UserError
 from cdd.core.types import Params
 from cdd.models import components, functional
+from cdd.models.time import LCM, NOTHING, Beside
 from cdd.models.vae import VAEConfig
 from cdd.pretrained import names, scheduler, weights
 from cdd.pretrained.families import (
@@ -36,9 +37,8 @@ class Pretrained(NamedTuple):
     fields: component -> its config.json as it was read.
     index: model_index.json as it was read.
     extras: components of the folder that are not read, as its safety_checker.
-    counts: the numbers of steps that a U-Net which is given its step was trained for; (): it is not
-      given one, or the guidance scale in its place (LCM). In a folder it is the field STEPS of
-      unet/config.json, which diffusers ignores.
+    beside: what the U-Net was trained to be given beside the time; in a folder the fields STEPS and
+      GUIDANCE of unet/config.json, which diffusers ignores.
   """
 
   configs: Mapping[str, Any]
@@ -48,10 +48,10 @@ class Pretrained(NamedTuple):
   fields: Mapping[str, Mapping[str, Any]] = {}
   index: Mapping[str, Any] = {}
   extras: tuple[str, ...] = ()
-  counts: tuple[int, ...] = ()
+  beside: Beside = NOTHING
 
 
-STEPS = '_step_counts'
+STEPS, GUIDANCE = '_step_counts', '_guidance_scales'
 
 
 def load(
@@ -93,8 +93,17 @@ def load(
     fields,
     index,
     tuple(sorted(listed - {*known})),
-    tuple(fields.get('unet', {}).get(STEPS, ())),
+    beside_of(fields.get('unet', {})),
   )
+
+
+def beside_of(unet: Mapping[str, Any]) -> Beside:
+  """What a U-Net of a config.json is given beside the time: without STEPS it is an LCM's."""
+  if not unet.get('time_cond_proj_dim'):
+    return NOTHING
+  if not unet.get(STEPS):
+    return LCM
+  return Beside(tuple(unet[STEPS]), tuple(unet.get(GUIDANCE, ())))
 
 
 class Part(NamedTuple):
@@ -198,8 +207,9 @@ def save(
     for component, config in pretrained.configs.items():
       (new / component).mkdir()
       fields = written(component, config, pretrained.fields.get(component, {}), dtype)
-      if component == 'unet' and pretrained.counts:
-        fields[STEPS] = list(pretrained.counts)
+      if component == 'unet' and pretrained.beside.counts:
+        fields[STEPS] = list(pretrained.beside.counts)
+        fields[GUIDANCE] = list(pretrained.beside.guidance)
       files.write_json(new / component / 'config.json', fields)
       weights.write(
         new / component,

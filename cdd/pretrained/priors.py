@@ -1,6 +1,6 @@
 """Owns which prior a run starts from: a folder, what the config makes anew, and its tokenizer."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import jax
@@ -14,6 +14,7 @@ from cdd.data import tokens
 from cdd.models import components, functional
 from cdd.models.assemble import assemble
 from cdd.models.networks import Networks
+from cdd.models.time import NOTHING, Beside
 from cdd.pretrained import adapter_folders, diffusers, families, locate
 
 
@@ -137,17 +138,19 @@ def reader(prior: diffusers.Pretrained) -> tokens.Reader:
 
 
 def networks(
-  spec, prior: diffusers.Pretrained, *, counts: Sequence[int] = ()
+  spec, prior: diffusers.Pretrained, *, beside: Beside = NOTHING
 ) -> tuple[Networks, Params]:
   """The networks of a prior with the adapter that a config names, and the parameters it adds.
 
-  A U-Net that is given something beside the time, and was not trained here to be given its step, is
-  an LCM's, which is given the guidance scale.
-
   Args:
     spec: `config.model`: adapter, dtype, remat, saved and step_channels.
-    counts: the numbers of steps that they are trained for, `config.method.counts`.
+    beside: what they are trained to be given beside the time; NOTHING: what the prior was.
+
+  Raises:
+    UserError: step_channels of a network that is trained for no numbers of steps.
   """
+  beside = prior.beside if beside == NOTHING else beside
+  check_channels(spec.get('step_channels'), beside)
   adapter = loaded = None
   if 'unet' in prior.configs:
     adapter, loaded = adapter_folders.start(spec.adapter, prior.configs['unet'])
@@ -156,10 +159,24 @@ def networks(
   settings |= dict(step_channels=spec.get('step_channels'))
   made, added = assemble(prior.configs, prior.params, prior.scheduler, adapter, loaded, **settings)
   zero = made.text_encoder_2 is not None and prior.index.get('force_zeros_for_empty_prompt', True)
-  counts = tuple(counts) or prior.counts
-  unet = prior.configs.get('unet')
-  given = bool(unet and unet.time_cond_proj_dim and not counts and not spec.get('step_channels'))
-  return made._replace(counts=counts, reads_guidance=given, zero_empty=zero), added
+  return made._replace(beside=beside, zero_empty=zero), added
+
+
+def check_channels(channels: int | None, beside: Beside) -> None:
+  """Refuses channels of what is given beside the time that would hold nothing, or no sinusoids."""
+  if channels and not beside.counts:
+    raise UserError(
+      f'model.step_channels is {channels}; it is for a method that names numbers of steps '
+      "(method.counts), as 'step_aware' does."
+    )
+  multiple = 4 if beside.guidance else 2  # A sine and a cosine of the step, and of the scale.
+  if channels and channels % multiple:
+    raise UserError(f'model.step_channels is {channels}; it must be a multiple of {multiple}.')
+
+
+def beside_of(method) -> Beside:
+  """What `config.method` trains a U-Net to be given beside the time."""
+  return Beside(tuple(method.get('counts', ())), tuple(method.get('guidance', ())))
 
 
 def _with(prior: diffusers.Pretrained, component: str, config) -> diffusers.Pretrained:
@@ -176,5 +193,5 @@ def _with(prior: diffusers.Pretrained, component: str, config) -> diffusers.Pret
     configs={**prior.configs, component: config},
     params={**without(prior.params), **params},
     fields=without(prior.fields),
-    counts=() if component == 'unet' else prior.counts,
+    beside=NOTHING if component == 'unet' else prior.beside,
   )

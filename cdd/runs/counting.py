@@ -10,15 +10,22 @@ def of(function, *arguments) -> float:
   return flops(function.trace(*arguments).jaxpr.jaxpr)
 
 
-def flops(jaxpr) -> float:
-  """Multiplications and additions of the dot products and convolutions of a jaxpr.
+def flops(jaxpr, *, kernels: bool = False) -> float:
+  """Multiplications and additions of the dot products and convolutions of a jaxpr, on all devices.
 
   XLA counts the program after it has rewritten it, which on TPU is other work.
+
+  Args:
+    kernels: counts those of fused kernels (`ops.flash`) alone.
   """
   total = 0.0
   for eqn in jaxpr.eqns:
     name, params = eqn.primitive.name, eqn.params
-    if name == 'dot_general':
+    if name == 'pallas_call':
+      total += times(eqn) * flops(params['jaxpr'])
+    elif kernels and name in ('dot_general', 'conv_general_dilated'):
+      continue
+    elif name == 'dot_general':
       left = eqn.invars[0].aval.shape
       contracted = math.prod(left[axis] for axis in params['dimension_numbers'][0][0])
       total += 2 * eqn.outvars[0].aval.size * contracted
@@ -29,8 +36,19 @@ def flops(jaxpr) -> float:
       zeros = math.prod(params['lhs_dilation'])
       total += 2 * eqn.outvars[0].aval.size * kernel.size / outputs / zeros
     elif name == 'cond':
-      total += max(flops(branch.jaxpr) for branch in params['branches'])
+      total += max(flops(branch.jaxpr, kernels=kernels) for branch in params['branches'])
     else:
-      times = params['length'] if name == 'scan' else 1
-      total += times * sum(map(flops, jaxprs_in_params(params)))
+      inner = (flops(each, kernels=kernels) for each in jaxprs_in_params(params))
+      total += times(eqn) * sum(inner)
   return total
+
+
+def times(eqn) -> int:
+  """How often what is in an equation runs: the turns of a loop, the parts of a grid or a mesh."""
+  params = eqn.params
+  counts = dict(
+    scan=lambda: params['length'],
+    pallas_call=lambda: math.prod(params['grid_mapping'].grid),
+    shard_map=lambda: math.prod(params['mesh'].shape[axis] for axis in params['newly_manual_axes']),
+  )
+  return counts.get(eqn.primitive.name, lambda: 1)()

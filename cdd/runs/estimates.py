@@ -28,6 +28,7 @@ def fields(plan: Plan, topology: str, devices: Sequence[jax.Device]) -> dict:
     peak_gib=sum(memory.values()),
     capacity_gib=capacity(chip, devices),
     tflop=plan.flops / 1e12,
+    tflop_in_kernels=plan.kernels / 1e12,
     tflop_per_image=plan.flops / 1e12 / plan.images,
     gb_accessed=parts * plan.cost.bytes / 1e9,
     mcycles=plan.cost.cycles and plan.cost.cycles / 1e6,
@@ -57,7 +58,8 @@ def milliseconds(found: Mapping, chip: Chip | None, peak: float | None) -> dict[
   """What each part of a program takes at least, at the published rates of a chip.
 
   'work' are the products and convolutions, 'memory' the bytes read and written, 'links' those
-  received of other chips, and 'cycles' the compiler's estimate, of what is computed alone.
+  received of other chips, and 'cycles' the compiler's estimate, of what is computed alone, with
+  fused kernels, for which it has none, at the chip's peak.
   """
   times = {}
   if peak:
@@ -67,7 +69,8 @@ def milliseconds(found: Mapping, chip: Chip | None, peak: float | None) -> dict[
     times['memory'] = found['gb_accessed'] * 1e9 / chip.bandwidth
     times['links'] = received * MIB / chip.links
     if found['mcycles'] and chip.clock:
-      times['cycles'] = found['mcycles'] * 1e6 / chip.clock
+      kernels = found['tflop_in_kernels'] * 1e12 / found['chips'] / peak if peak else 0
+      times['cycles'] = found['mcycles'] * 1e6 / chip.clock + kernels
   return {name: 1e3 * seconds for name, seconds in times.items()}
 
 

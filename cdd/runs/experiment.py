@@ -66,7 +66,7 @@ def experiment(config, workdir: Path) -> Experiment:
   mesh = sharding.make_mesh(**config.mesh)
   texts = streams.captions(stream.source)
   prior = priors.load(config.prior, workdir, texts, place=placing(config, mesh))
-  networks, added = priors.networks(config.model, prior, counts=config.method.get('counts', ()))
+  networks, added = priors.networks(config.model, prior, beside=priors.beside_of(config.method))
   train, frozen = divide(config, {**prior.params, **added})
   check(config, prior.configs, train)
   if config.initial:
@@ -75,14 +75,15 @@ def experiment(config, workdir: Path) -> Experiment:
     prepare.check(config, stream.source, networks, {**prior.params, **added})
   elif config.data.get('cache', 0):
     stream = streams.encoded(config.data, stream, networks, prior, workdir.parent / 'latents')
-  make = partial(program, config, train=train, mesh=mesh, finish=stream.finish)
+  tokenize = priors.reader(prior)
+  empty = (stream.tokenize or tokenize)('')
+  make = partial(program, config, train=train, mesh=mesh, finish=stream.finish, empty=empty)
   step = make(networks)
   if said := sharding.whole({**train, **frozen}, mesh, config.sharding):
     logging.warning(said)
   frozen = casts.held(frozen, prior.configs, config.model.dtype)
   frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh, config.sharding))
   prior = prior._replace(params=released(config, prior.params, frozen))
-  tokenize = priors.reader(prior)
   rng = jax.random.key(config.seed)
   return Experiment(
     networks=networks,
@@ -107,7 +108,7 @@ def without_remat(config, prior: diffusers.Pretrained, networks: Networks) -> Ne
   if not config.model.get('remat'):
     return networks
   spec = ConfigDict(config.model.to_dict() | dict(remat=False))
-  return priors.networks(spec, prior, counts=config.method.get('counts', ()))[0]
+  return priors.networks(spec, prior, beside=priors.beside_of(config.method))[0]
 
 
 def placing(config, mesh) -> Callable:

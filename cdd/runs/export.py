@@ -40,7 +40,7 @@ def new_prior(experiment, config, params: Params) -> diffusers.Pretrained:
   exact = priors.reread(config.prior, rounded) if rounded else {}
   everything = sharding.readable({**prior.params, **params, **exact}, experiment.mesh)
   prior = diffusers.of_params(prior, everything)
-  prior = prior._replace(counts=tuple(config.method.get('counts', prior.counts)))
+  prior = prior._replace(beside=experiment.networks.beside)
   if any(path.startswith('vae.') for path in params):
     # As the config stands the scale is that of the initial config; undo it to measure.
     encode = jax.jit(lambda tree, images: experiment.networks.moments(tree, 2 * images - 1)[0])

@@ -1,12 +1,14 @@
 """Owns what a step minimises: a method's loss with the networks that it calls bound to a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from cdd.core import trees
 from cdd.core.registry import bind, choose
-from cdd.core.types import Array, Batch, Condition, Denoise, Nets, Params
+from cdd.core.types import Array, Batch, Condition, Denoise, Nets, Params, Text
 from cdd.methods import METHODS
 from cdd.methods.method import Method
 from cdd.models.networks import Networks
@@ -80,8 +82,27 @@ def method_of(config) -> Method:
   return choose(METHODS, config.method.name, 'method')
 
 
-def objective(config, networks: Networks) -> Callable:
-  """(params, target, frozen, batch, rng, step) -> (scalar, metrics)."""
+def negative(parts: Parts, empty: Mapping[str, Array]) -> Text:
+  """The empty prompt for every example, read once.
+
+  Args:
+    empty: what a batch has of its captions, for one example without.
+  """
+  raw = {name: jnp.asarray(array)[None] for name, array in empty.items()}
+  absent = dict(present=jnp.zeros(1), sizes=jnp.zeros((1, 6)))
+  one = parts.networks.text({**parts.frozen, **parts.params}, raw | absent)
+  text = parts.c.text
+  states = jnp.broadcast_to(one.states, text.states.shape)
+  pooled = None if text.pooled is None else jnp.broadcast_to(one.pooled, text.pooled.shape)
+  return text._replace(states=states, pooled=pooled)
+
+
+def objective(config, networks: Networks, empty: Mapping[str, Array] | None = None) -> Callable:
+  """(params, target, frozen, batch, rng, step) -> (scalar, metrics).
+
+  Args:
+    empty: as in `negative`, for a method that guides.
+  """
   method, schedule = method_of(config), networks.schedule
   loss = partial(bound_loss(config), schedule=schedule, num_steps=schedule.num_steps)
   # A method of the autoencoder reads neither latents nor a condition, also of a whole prior.
@@ -94,7 +115,9 @@ def objective(config, networks: Networks) -> Callable:
     # θ⁻ that is θ itself is one network, so that what both make of the condition is made once.
     nets = nets if nets.target else nets._replace(target=nets.online)
     x = networks.latents(frozen, raw, 'image') if denoises else None
-    return loss(nets, Batch(x, 2 * raw['image'] - 1 if 'image' in raw else None), rng, step)
+    images = 2 * raw['image'] - 1 if 'image' in raw else None
+    text = negative(parts, empty) if networks.beside.guidance and empty else None
+    return loss(nets, Batch(x, images, text), rng, step)
 
   return run
 

@@ -59,6 +59,7 @@ class Plan(NamedTuple):
     held: kind of memory -> bytes on one chip, of what the program is given (also what it does not
       use); 'activations' are its temporaries, and 'results' what takes no argument's place.
     flops: of the matrix products and convolutions, on all chips together.
+    kernels: those of them in fused kernels, for which the compiler estimates no cycles.
     cost: bytes, cycles and collectives of one chip (`hlo.Cost`).
     seconds: that the compiler took.
   """
@@ -68,6 +69,7 @@ class Plan(NamedTuple):
   images: int
   held: dict[str, int]
   flops: float
+  kernels: float
   cost: hlo.Cost
   seconds: float
 
@@ -85,6 +87,7 @@ class TooLarge(UserError):
     self.needs, self.has = needs, has
 
 
+WORDS = ('tokens', 'tokens_2', 'states', 'pooled')  # What a batch may have of its captions.
 ADVICE = (
   'A larger config.accumulate (smaller micro-batches), config.model.remat where it is off, a '
   'smaller config.data.batch_size or a larger config.mesh.fsdp (parameters and moments cut over '
@@ -135,7 +138,7 @@ def of_folder(folder: Path) -> dict[str, dict]:
 
 def networks_of(config, prior: diffusers.Pretrained):
   """(the networks, the parameters that are trained, those that are frozen)."""
-  networks, added = priors.networks(config.model, prior, counts=config.method.get('counts', ()))
+  networks, added = priors.networks(config.model, prior, beside=priors.beside_of(config.method))
   train, frozen = divide(config, {**prior.params, **added})
   check(config, prior.configs, train)
   return networks, train, frozen
@@ -160,9 +163,11 @@ def training(config, prior: diffusers.Pretrained, resolution, devices: list) -> 
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
   sharding.refuse_uneven(mesh, config.data.batch_size)
   finish = None if ahead(config) else streams.task_of(config).finish
-  step = program(config, networks, train, mesh, finish)
-  frozen = held(config, prior, frozen)
   batch = batch_shapes(config, prior, networks, resolution, finish)
+  words = {name: batch[name] for name in WORDS if name in batch}
+  empty = {name: np.zeros(leaf.shape[1:], leaf.dtype) for name, leaf in words.items()}
+  step = program(config, networks, train, mesh, finish, empty)
+  frozen = held(config, prior, frozen)
   arguments = {
     'state': step.abstract,
     'frozen weights': placed(frozen, sharding.of_params(frozen, mesh, config.sharding)),
@@ -231,6 +236,7 @@ def compiled(part: Part) -> Plan:
     images=part.images,
     held=held,
     flops=counting.flops(traced.jaxpr.jaxpr),
+    kernels=counting.flops(traced.jaxpr.jaxpr, kernels=True),
     cost=hlo.cost(executable.as_text()),
     seconds=time.perf_counter() - start,
   )

@@ -11,6 +11,7 @@ from cdd.core.registry import bind
 from cdd.core.types import Params
 from cdd.models.networks import Networks
 from cdd.models.tiny_vae import TinyConfig
+from cdd.runs import streams
 from cdd.runs.objective import method_of, objective
 from cdd.training import checkpoint, sharding
 from cdd.training import state as states
@@ -34,13 +35,19 @@ class Program(NamedTuple):
 
 
 def program(
-  config, networks: Networks, train: Params, mesh, finish: Callable | None = None
+  config,
+  networks: Networks,
+  train: Params,
+  mesh,
+  finish: Callable | None = None,
+  empty: Mapping[str, Any] | None = None,
 ) -> Program:
   """The step of a config; nothing is compiled before it is called.
 
   Args:
     train: the trainable parameters, or their shapes alone (cdd.plan).
     finish: what the step first makes of a batch (`Task.finish`).
+    empty: what a batch has of its captions, for one example without.
   """
   optimizer = bind(OPTIMIZERS, config.optimizer, 'optimizer')(steps=config.steps)
   follow = bind(TARGETS, config.target, 'target')
@@ -51,7 +58,8 @@ def program(
 
   shapes = jax.eval_shape(create, train)
   places = sharding.of_state(shapes, mesh, config.sharding)
-  update = steps.make(objective(config, networks), optimizer, follow, accumulate=config.accumulate)
+  loss = objective(config, networks, empty)
+  update = steps.make(loss, optimizer, follow, accumulate=config.accumulate)
   update = update if finish is None else after(sharding.over_devices(finish, mesh), update)
   return Program(
     jax.jit(create, out_shardings=places),
@@ -70,16 +78,21 @@ def after(finish: Callable, step: Callable) -> Callable:
 
 
 def check(config, configs: Mapping[str, Any], train: Params) -> None:
-  """Refuses to train an autoencoder that the method does not.
+  """Refuses to train an autoencoder that the method does not, and to guide away from nothing.
 
   Args:
     configs: component of the prior -> its config.
     train: the trainable parameters.
 
   Raises:
-    UserError: says what is trained and why it cannot be.
+    UserError: says what is trained, or guided, and why it cannot be.
   """
   name, vae = config.method.name, configs.get('vae')
+  if config.method.get('guidance') and not streams.dropout(config.data).captions:
+    raise UserError(
+      f'method.guidance is {config.method.guidance}, and no caption is left out in training: '
+      'the network has to learn what it is guided away from. Set data.caption_dropout, 0.1 say.'
+    )
   if 'moments' not in method_of(config).networks:
     if path := next((path for path in train if path.startswith('vae.')), None):
       raise UserError(

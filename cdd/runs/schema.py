@@ -1,6 +1,7 @@
 """Owns what the fields of a config have to be, before anything is made of them."""
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -55,6 +56,11 @@ def counts(value) -> bool:
   return bool(value) and all(fits(one, int) and one >= 1 for one in value)
 
 
+def scales(value) -> bool:
+  numbers = all(fits(one, float) and math.isfinite(one) for one in value)
+  return not value or (numbers and len(value) == 2 and value[0] <= value[1])
+
+
 def names(value) -> bool:
   return all(isinstance(one, str) for one in value)
 
@@ -80,6 +86,8 @@ OMITTABLE = (
   'initial',
   'prior.vae',
   'method.predictor',
+  'method.counts',
+  'method.guidance',
   'model.step_channels',
   'model.remat',
   'model.saved',
@@ -127,6 +135,10 @@ FIELDS = {
   'model.step_channels': Field(int | None, 2),
   'method': SPEC,
   'method.predictor': SPEC,
+  'method.counts': COUNTS,
+  'method.guidance': Field(
+    tuple, fine=scales, words='the least and the largest guidance scale, (1.0, 8.0), or ()'
+  ),
   'initial': Field(str | None),
   'target': SPEC,
   'optimizer': SPEC,

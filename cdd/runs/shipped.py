@@ -48,7 +48,7 @@ def entries(experiment, config) -> list[Entry]:
   out = []
   for entry in shipped(config, 'weights'):
     tree, updates = weights(entry, experiment.abstract.params)
-    known = experiment.networks.counts or entry['steps']
+    known = experiment.networks.beside.counts or entry['steps']
     steps = [count for count in entry['steps'] if count in known]
     sample = partial(experiment.sample, tree)
     out += of_steps(entry['label'], sample, updates, entry['sampler'], steps)

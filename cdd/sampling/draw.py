@@ -11,7 +11,7 @@ from cdd.diffusion import tiles
 from cdd.diffusion.samplers import loop
 from cdd.diffusion.samplers.sampler import Sampler
 from cdd.diffusion.times import Timesteps
-from cdd.models.guide import Given, Guide
+from cdd.models.guide import Guide
 from cdd.models.networks import Networks
 from cdd.models.strength import Strength
 
@@ -26,7 +26,8 @@ def draw(
   sampler: Sampler,
   times: Sequence[int],
   clip: float | None = None,
-  guide: Guide | Given | None = None,
+  guide: Guide | None = None,
+  scale: Array | float | None = None,
   tile: int | None = None,
   strength: Strength | None = None,
 ) -> Array:
@@ -39,6 +40,7 @@ def draw(
     rng: a key, or one per image.
     sampler, times, clip: how z is denoised (`loop.run`).
     guide: guidance, or None.
+    scale: of the guidance that the network is given as a number, or None.
     tile: the side of overlapping tiles of latents, or None.
     strength: of the adapter; None is 1 at all times.
   """
@@ -47,7 +49,8 @@ def draw(
   tiling = None
   if tile is not None:
     tiling = tiles.tiling(z.shape[1:3], tile=tile, overlap=tile // 2)
-  denoise = networks.denoiser(params, c, guide=guide, tiling=tiling, strength=strength)
+  how = dict(guide=guide, scale=scale, tiling=tiling, strength=strength)
+  denoise = networks.denoiser(params, c, **how)
   schedule = networks.schedule
   x = loop.run(sampler, denoise, z, rng, schedule=schedule, times=times, clip=clip)
   images = networks.decode(params, x, tile=tile)
@@ -60,12 +63,13 @@ def check_steps(networks: Networks, sampler: Sampler, times: Sequence[int]) -> N
   Raises:
     UserError: names the numbers of steps that can be taken.
   """
-  if not (networks.counts and sampler.few):
+  counts = networks.beside.counts
+  if not (counts and sampler.few):
     return
   count, total = len(times) - 1, networks.schedule.num_steps
-  if count not in networks.counts or tuple(times) != Timesteps().times(total, count):
+  if count not in counts or tuple(times) != Timesteps().times(total, count):
     raise UserError(
       f'The model was not trained for {count} steps at {tuple(times)}. Choose one of '
-      f'{sorted(networks.counts)} steps with the spacing trailing, or the sampler ddim, which '
+      f'{sorted(counts)} steps with the spacing trailing, or the sampler ddim, which '
       'gives it no step.'
     )

@@ -23,7 +23,7 @@ def define_model(default: str | None = 'packaged') -> None:
 
 def define_how() -> None:
   """Defines the flags of guidance, the sampler and the adapter's strength (`Settings`)."""
-  flags.DEFINE_float('guidance', 1.0, '1 is none.', lower_bound=0)
+  flags.DEFINE_float('guidance', None, '1 is none, the default of most models.', lower_bound=0)
   flags.DEFINE_float('image_guidance', None, "InstructPix2Pix's second scale.", lower_bound=0)
   flags.DEFINE_float('rescale', 0.0, 'Of guidance (Lin et al., 2024).', 0, 1)
   default = 'if not given, that of the model'

@@ -24,9 +24,10 @@ from cdd.diffusion.samplers.sampler import Sampler
 from cdd.methods import METHODS
 from cdd.models import casts
 from cdd.models.adapters import concat
-from cdd.models.guide import Given, Guide
+from cdd.models.guide import Guide
 from cdd.models.networks import Networks
 from cdd.models.strength import Strength, within
+from cdd.models.time import LCM
 from cdd.pretrained import adapter_folders, locate, priors, scheduler, trained
 from cdd.sampling import sizes
 from cdd.sampling.draw import draw
@@ -124,18 +125,29 @@ class Pipeline(NamedTuple):
     style: prompts.Style = prompts.PLAIN,
   ) -> dict | None:
     """What `draw` guides away from, for images of a size in pixels; None without guidance."""
-    if self.networks.reads_guidance:
+    if self.is_given_scale(settings):
       return self.given(negative, settings)
     if not settings.guides:
       return None
     return dict(self.words(negative, size, style), **settings.scales())
 
+  def is_given_scale(self, settings: Settings) -> bool:
+    """Whether the U-Net is given the guidance scale: one that is given its step only with it."""
+    beside = self.networks.beside
+    return bool(beside.guidance) and (sampler_of(settings.sampler).few or not beside.counts)
+
   def given(self, negative: Sequence[str | None], settings: Settings) -> dict[str, float]:
     """The guidance scale as it is given to the U-Net; a UserError for what it cannot be told."""
+    least, most = self.networks.beside.guidance
+    if not least <= settings.guidance <= most:
+      raise UserError(
+        f'guidance is {settings.guidance:g}; in few steps this model takes {least:g} to {most:g}. '
+        'Any goes with the sampler ddim, by two predictions a step.'
+      )
     told = dict(image_guidance=settings.image_guidance, rescale=settings.rescale or None)
     for name, value in dict(negative=next(filter(None, negative), None), **told).items():
       if value is not None:
-        raise UserError(f'{name} is {value!r}; this model (LCM) is given the guidance scale alone.')
+        raise UserError(f'{name} is {value!r}; this model is given the guidance scale alone.')
     return dict(scale=settings.guidance)
 
   def strength(self, settings: Settings, times: Sequence[int]) -> Strength | None:
@@ -174,10 +186,13 @@ class Pipeline(NamedTuple):
       )
 
   def resolved(self, settings: Settings) -> Settings:
-    """The same with the model's sampler, and its steps and spacing, where none is given."""
+    """The same with the model's sampler, steps, spacing and guidance where none is given."""
     name = settings.sampler or self.sampler
     steps = settings.steps or sampler_of(name).steps
     settings = settings._replace(sampler=name, steps=steps)
+    if settings.guidance is None:
+      given = self.networks.beside.scale if self.is_given_scale(settings) else 1.0
+      settings = settings._replace(guidance=given)
     return settings._replace(spacing=self.timesteps_of(settings).spacing)
 
   def timesteps_of(self, settings: Settings) -> times.Timesteps:
@@ -242,18 +257,19 @@ def compiled(networks: Networks) -> Callable:
   @partial(jax.jit, static_argnames=('sampler', 'visited', 'clip', 'tile'))
   def run(params, raw, negative, z, keys, strength=None, *, sampler, visited, clip, tile):
     static = dict(sampler=sampler_of(sampler), times=visited, clip=clip, tile=tile)
-    guide = None if negative is None else guide_of(networks, params, negative)
-    return draw(networks, params, raw, z, keys, guide=guide, strength=strength, **static)
+    guided = {} if negative is None else guidance(networks, params, negative)
+    return draw(networks, params, raw, z, keys, **guided, strength=strength, **static)
 
   return run
 
 
-def guide_of(networks: Networks, params: Params, negative: dict) -> Guide | Given:
-  """Guidance away from texts, or without them that which the network is given."""
+def guidance(networks: Networks, params: Params, negative: dict) -> dict:
+  """Guidance as `draw` takes it: away from texts, or without them the scale that is given."""
   if 'tokens' not in negative:
-    return Given(negative['scale'])
-  text = networks.text(params, negative)
-  return Guide(text, negative['scale'], negative['image_scale'], negative['rescale'])
+    return dict(scale=negative['scale'])
+  text, scales = networks.text(params, negative), dict(negative)
+  how = {name: scales[name] for name in ('scale', 'image_scale', 'rescale')}
+  return dict(guide=Guide(text, **how))
 
 
 def load(
@@ -293,7 +309,7 @@ def of_run(found: locate.Found, dtype: str, vae: str | None = None) -> Pipeline:
   config.model.dtype = dtype
   config.prior.vae = vae or config.prior.get('vae')
   prior = priors.load(config.prior, found.path, ())
-  networks, added = priors.networks(config.model, prior, counts=config.method.get('counts', ()))
+  networks, added = priors.networks(config.model, prior, beside=priors.beside_of(config.method))
   everything = {**prior.params, **added}
   everything |= trained.load(found.weights, trees.labelled(config.trainable, everything)['train'])
   sampler = choose(METHODS, config.method.name, 'method').sampler
@@ -321,8 +337,8 @@ def of_folder(folder: Path, adapter: str | None, dtype: str, vae: str | None = N
   read = as_lines if adapter and spec['name'] != 'concat' else as_rgb
   read = with_hole if 'mask' in networks.reads else read
   task = Task(draw=lambda example, rng: example, from_picture=read)
-  few = 'consistency' if networks.counts else 'ddim'
-  sampler = 'lcm' if networks.reads_guidance else few
+  few = 'consistency' if networks.beside.counts else 'ddim'
+  sampler = 'lcm' if networks.beside == LCM else few
   return of_parts(prior, networks, params, dtype, sampler=sampler, timesteps=timesteps, task=task)
 
 

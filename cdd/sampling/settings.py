@@ -11,7 +11,8 @@ class Settings(NamedTuple):
   """How images are drawn, the same for all of a batch.
 
   Attributes:
-    guidance: towards the prompt; 1 is none and costs one prediction a step, anything else two.
+    guidance: towards the prompt; 1 is none and costs one prediction a step, anything else two, but
+      for a model that is given the scale. None is 1, or the nearest to it that a model is given.
     image_guidance: InstructPix2Pix's second scale; three predictions a step.
     rescale: the share of the deviation that guidance adds which is removed again (Lin et al.,
       2024); 0 is none.
@@ -28,7 +29,7 @@ class Settings(NamedTuple):
     weighted_prompts: whether (words), [words] and (words:1.3) weight words (`data.prompts`).
   """
 
-  guidance: float = 1.0
+  guidance: float | None = None
   image_guidance: float | None = None
   rescale: float = 0.0
   steps: int | None = None

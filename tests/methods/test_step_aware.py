@@ -9,6 +9,7 @@ import pytest
 
 from cdd.core.types import Batch, Nets
 from cdd.diffusion import schedules, times
+from cdd.diffusion.guidance import classifier_free
 from cdd.diffusion.process import Pair, compose, decompose, velocity
 from cdd.methods import METHODS, step_aware
 
@@ -115,6 +116,124 @@ def test_steps_are_those_of_a_sampler_and_their_halves_those_of_one_of_twice_as_
     for m in range(n)
   }
   assert set(zip(t, u, s, halves, strict=True)) == expected
+
+
+def test_any_number_of_steps_can_be_learnt_and_half_steps_only_of_those_that_are():
+  every = (1, 2, 3, 4, 5, 6, 7, 8)
+  hop = step_aware.draw_hop(jax.random.key(0), 6000, num_steps=1000, counts=every)
+  drawn = set(zip(*(np.ravel(part).tolist() for part in hop), strict=True))
+  visited = {n: times.Timesteps().times(1000, n) for n in range(1, 17)}
+  expected = {
+    (visited[n][m], visited[2 * n][2 * m + 1], visited[n][m + 1], n <= 4)
+    for n in every
+    for m in range(n)
+  }
+  assert drawn == expected
+
+
+class Told(NamedTuple):
+  """A network that is linear in its condition and in the scale that it is given with a step."""
+
+  c: jax.Array
+  scale: jax.Array | None = None
+
+  def __call__(self, z, t, s):
+    has_step = 0 if s is None else (s < t).astype(jnp.float32)
+    scale = 0 if self.scale is None else self.scale
+    return z * 0.5 + self.c + 0.1 * has_step * (1 + scale)
+
+  def rows(self, rows):
+    return self._replace(c=self.c[rows])
+
+  def told(self, scale):
+    return self._replace(scale=scale)
+
+  def guided(self, scale, negative):
+    unconditional = self._replace(c=negative)
+    return lambda z, t, s: classifier_free(
+      conditional=self(z, t, s), unconditional=unconditional(z, t, s), scale=scale
+    )
+
+
+def test_the_target_of_a_guided_step_is_where_two_guided_half_steps_end(monkeypatch):
+  """Those of the smallest steps are guided, and those of larger ones are only given the scale."""
+  seen = {}
+
+  def distance(v, target):
+    seen.update(v=np.asarray(v), target=np.asarray(target))
+    return jnp.mean((v - target) ** 2)
+
+  def draw_hop(rng, batch, **_):
+    t, u, s = (
+      jnp.array(part * 2).reshape(4, 1, 1, 1) for part in ([500, 500], [438, 375], [375, 250])
+    )
+    return step_aware.Hop(t, u, s, jnp.array([False, True] * 2).reshape(4, 1, 1, 1))
+
+  monkeypatch.setattr(step_aware, 'draw_hop', draw_hop)
+  c = X[:, :1, :1, :1]
+  net = Told(c)
+  batch = Batch(X, negative=jnp.full_like(c, 0.3))
+  settings = dict(schedule=SCHEDULE, num_steps=1000, sample_t=times.per_example)
+  settings |= dict(distance=distance, guidance=(3.0, 3.0))
+  rng = jax.random.key(0)
+  step_aware.loss(Nets(online=net, target=net), batch, rng, jnp.int32(0), **settings)
+  # The same in NumPy. The noise is what the loss draws first.
+  eps = np.asarray(jax.random.normal(jax.random.split(rng)[1], X.shape), np.float64)
+  alphas, sigmas = (np.asarray(a, np.float64) for a in (SCHEDULE.alphas, SCHEDULE.sigmas))
+  c, x = np.asarray(c, np.float64), np.asarray(X, np.float64)
+  z = alphas[500] * x + sigmas[500] * eps
+  for row, (u, s, learnt) in enumerate([(438, 375, False), (375, 250, True)] * 2):
+    prediction = lambda z, row=row, learnt=learnt: (
+      0.5 * z + (c[row] + 0.1 * 4 if learnt else 0.3 + 3 * (c[row] - 0.3))
+    )
+    end = z[row]
+    for here, there in ((500, u), (u, s)):
+      v = prediction(end)
+      clean = alphas[here] * end - sigmas[here] * v
+      end = alphas[there] * clean + sigmas[there] * (alphas[here] * v + sigmas[here] * end)
+    # One step of v from 500 to s ends there: z_s = x̂ α_s + ε̂ σ_s is linear in v.
+    gain = alphas[500] * sigmas[s] - sigmas[500] * alphas[s]
+    start = (alphas[500] * alphas[s] + sigmas[500] * sigmas[s]) * z[row]
+    np.testing.assert_allclose(seen['target'][row], (end - start) / gain, atol=2e-4)
+    np.testing.assert_allclose(seen['v'][row], 0.5 * z[row] + c[row] + 0.1 * 4, atol=1e-5)
+  # The rest of the batch is given no step, and so no scale.
+  rest = seen['v'][4:] - 0.5 * np.asarray(compose_rest(rng, eps))
+  np.testing.assert_allclose(rest, np.broadcast_to(c[4:], rest.shape), atol=1e-5)
+
+
+def test_the_scale_of_a_step_says_nothing_about_the_step():
+  """Draws of one key under two names would: a fold of a key by 1 is the second of its split."""
+  seen = {}
+
+  class Spy(Told):
+    def told(self, scale):
+      seen['scale'] = np.ravel(scale)
+      return super().told(scale)
+
+    def __call__(self, z, t, s):
+      seen.update(t=np.ravel(t), s=np.ravel(s))
+      return super().__call__(z, t, s)
+
+  x = jnp.zeros((8000, 1, 1, 1))
+  settings = dict(schedule=SCHEDULE, num_steps=1000, sample_t=times.per_example)
+  settings |= dict(share=1.0, guidance=(1.0, 8.0))
+  rest = Batch(x, negative=x), jax.random.key(0), jnp.int32(0)
+  step_aware.loss(Nets(online=Spy(x), target=Told(x)), *rest, **settings)
+  assert fair(seen['scale'], 1, 8)
+  for other in (seen['t'], seen['s'], seen['t'] - seen['s']):
+    assert abs(np.corrcoef(seen['scale'], other)[0, 1]) < 0.05
+
+
+def fair(draws, least, most):
+  """Whether they are about even between two numbers."""
+  parts = np.histogram(draws, bins=10, range=(least, most))[0]
+  return parts.sum() == len(draws) and np.abs(parts / len(draws) - 0.1).max() < 0.02
+
+
+def compose_rest(rng, eps):
+  """z_t of the examples that learn no step."""
+  t = times.per_example(jax.random.split(rng)[0], len(X), 1, 1000)[4:]
+  return compose(Pair(X[4:], jnp.asarray(eps[4:], jnp.float32)), SCHEDULE(t))
 
 
 def test_no_gradient_reaches_the_target():

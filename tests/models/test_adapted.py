@@ -10,7 +10,8 @@ from cdd.core.types import Text
 from cdd.models import assemble, functional
 from cdd.models.adapted import Adapted
 from cdd.models.adapters import ADAPTERS
-from cdd.models.unet import Time, UNet2DConditionModel
+from cdd.models.time import Time
+from cdd.models.unet import UNet2DConditionModel
 
 # Only the middle attends: what an adapter adds is added to residual blocks alike.
 CONFIG = SMALL._replace(down_block_types=('DownBlock2D',) * 2, up_block_types=('UpBlock2D',) * 2)

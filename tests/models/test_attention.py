@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdd.models.ops import attention
+from cdd.models.ops import attention, flash
+from cdd.runs import counting
 
 
 def drawn(*shape, dtype=np.float32):
@@ -52,6 +53,29 @@ def test_attention_is_the_same_in_turns_of_heads_or_images_and_at_once():
     np.testing.assert_allclose(first, other, atol=2e-6)
 
 
+@pytest.mark.parametrize('d', [40, 64])
+def test_the_fused_kernel_and_its_gradients_are_the_formulas(d):
+  arrays, grad = inputs(b=2, h=2, n=256, m=384, d=d), drawn(2, 2, 256, d)
+  run = partial(flash.fused, interpret=True)
+  out, pull = jax.jit(lambda *a: jax.vjp(run, *a))(*arrays)
+  truth, slopes = in_float64(*arrays, grad)
+  np.testing.assert_allclose(out, truth, atol=1e-5)
+  for ours, theirs in zip(pull(grad), slopes, strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=5e-5)
+  assert counting.of(jax.jit(run), *arrays) == 4 * 2 * 2 * 256 * 384 * d
+
+
+def test_the_fused_kernel_is_for_kinds_of_chips_and_whole_blocks(monkeypatch):
+  query, key, _ = inputs(b=2, h=2, n=256, m=384)
+  assert not flash.suits(query, key)
+  monkeypatch.setattr(flash, 'device_kind', lambda: 'TPU v4')
+  assert flash.suits(query, key)
+  assert not flash.suits(query, key[:, :, :77])
+  monkeypatch.setenv('CDD_FLASH', 'off')
+  assert not flash.suits(query, key)
+  assert [flash.block(n, 512) for n in (128, 640, 1024, 4096, 9216)] == [128, 128, 512, 512, 512]
+
+
 def test_rare_scores_neither_overflow_nor_vanish():
   query, key, value = inputs(b=1, h=1, n=4, m=5)
   out = attention.in_turns(1e4 * query, key, value, fast=1)
@@ -80,28 +104,35 @@ import json, re
 from functools import partial
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from cdd.models.ops import attention
+from cdd.models.ops import attention, flash
 from cdd.training import sharding
 
-def step(*arrays):
-  out, pull = jax.vjp(partial(attention.in_turns, fast=4 * 2 * 128 * 16), *arrays)
-  return pull(out)
+WAYS = dict(
+  in_turns=partial(attention.in_turns, fast=4 * 2 * 128 * 16),
+  fused=partial(flash.fused, interpret=True),
+)
 
 def talks(compiled):
   return re.search('all-(gather|reduce|to-all)|collective-permute', compiled.as_text()) is not None
 
-def answers(**sizes):
+def answers(way, **sizes):
+  def step(*arrays):
+    out, pull = jax.vjp(WAYS[way], *arrays)
+    return pull(out)
+
   mesh = sharding.make_mesh(**sizes)
   place = NamedSharding(mesh, PartitionSpec(('data', 'fsdp'), 'tensor'))
   arrays = np.random.default_rng(0).normal(size=(3, 16, 2, 128, 8)).astype(np.float32)
   placed = [jax.device_put(x, place) for x in arrays]
   known = sharding.jit(step, mesh).lower(*placed).compile()
   unknown = jax.jit(step).lower(*placed).compile()
-  pairs = zip(known(*placed), jax.jit(step)(*arrays))
+  truth = jax.vjp(attention.at_once, *arrays)
+  pairs = zip(known(*placed), truth[1](truth[0]))
   gap = max(float(np.abs(a - b).max()) for a, b in pairs)
   return dict(known=talks(known), unknown=talks(unknown), gap=gap)
 
-print(json.dumps([answers(data=4, fsdp=2), answers(data=2, fsdp=2, tensor=2)]))
+sizes = dict(data=4, fsdp=2), dict(data=2, fsdp=2, tensor=2)
+print(json.dumps([answers(way, **each) for way in WAYS for each in sizes]))
 """
 
 

@@ -10,7 +10,8 @@ from diffusers import LatentConsistencyModelPipeline
 from cdd.core.errors import UserError
 from cdd.models import functional
 from cdd.models.assemble import given_step
-from cdd.models.unet import UNet2DConditionModel, UNetConfig, step_sinusoid
+from cdd.models.time import step_sinusoid
+from cdd.models.unet import UNet2DConditionModel, UNetConfig
 
 FIELDS = dict(peers.FIELDS, up_block_types=peers.UP, time_cond_proj_dim=6)
 STEPS = np.array([250, 0])

@@ -15,6 +15,7 @@ from cdd.core.errors import UserError
 from cdd.core.types import Condition, Text
 from cdd.diffusion import times
 from cdd.diffusion.samplers import SAMPLERS, loop
+from cdd.models.time import Beside
 from cdd.pretrained import diffusers, priors
 from cdd.sampling.draw import check_steps
 
@@ -24,17 +25,19 @@ Z = RNG.normal(size=(2, 16, 16, 4)).astype(np.float32)
 TEXT = RNG.normal(size=(2, 12, 16)).astype(np.float32)
 
 
-@pytest.fixture(scope='module')
-def written(prior, tmp_path_factory):
+@pytest.fixture(scope='module', params=[(), (1.5, 8.0)], ids=['plain', 'guided'])
+def written(request, prior, tmp_path_factory):
   """(networks, parameters, the folder that they were written to)."""
+  trained_for = Beside((1, 2, 4), request.param)
   loaded = priors.load(ConfigDict(dict(path=str(prior))), prior, ())
-  networks, added = priors.networks(SPEC, loaded, counts=(1, 2, 4))
+  networks, added = priors.networks(SPEC, loaded, beside=trained_for)
   assert list(added) == ['unet.time_embedding.cond_proj.kernel']
   added = {path: RNG.normal(size=leaf.shape).astype(np.float32) for path, leaf in added.items()}
   params = {**loaded.params, **added}
   unet = loaded.configs['unet']._replace(time_cond_proj_dim=8)
   folder = tmp_path_factory.mktemp('step') / 'folder'
-  whole = loaded._replace(configs={**loaded.configs, 'unet': unet}, params=params, counts=(1, 2, 4))
+  configs = {**loaded.configs, 'unet': unet}
+  whole = loaded._replace(configs=configs, params=params, beside=trained_for)
   diffusers.save(whole, folder, dtype=np.float32)
   return networks, params, folder
 
@@ -54,8 +57,10 @@ def test_the_recipe_draws_what_we_draw(written, count):
   scheduler = reference.DDIMScheduler.from_pretrained(folder, subfolder='scheduler')
   with torch.no_grad():
     z = torch.tensor(Z.transpose(0, 3, 1, 2))
-    theirs = recipe()['sample'](unet, scheduler.alphas_cumprod, z, torch.tensor(TEXT), count)
-  denoise = networks.denoiser(params, Condition({}, Text(jnp.asarray(TEXT))))
+    how = (scheduler.alphas_cumprod, z, torch.tensor(TEXT), count)
+    theirs = recipe()['sample'](unet, *how, scale=2.5)
+  c = Condition({}, Text(jnp.asarray(TEXT)))
+  denoise = networks.denoiser(params, c, scale=2.5)
   visited = times.Timesteps().times(1000, count)
   run = jax.jit(
     lambda z: loop.run(
@@ -72,12 +77,14 @@ def test_the_recipe_draws_what_we_draw(written, count):
   plain = denoise(jnp.asarray(Z), jnp.full((2, 1, 1, 1), 1000), None)
   given = denoise(jnp.asarray(Z), jnp.full((2, 1, 1, 1), 1000), jnp.full((2, 1, 1, 1), 0))
   assert np.abs(np.asarray(plain - given)).max() > 1e-2  # The step matters.
+  other = networks.denoiser(params, c)(jnp.asarray(Z), jnp.full((2, 1, 1, 1), 1000), 0)
+  assert (np.abs(np.asarray(other - given)).max() > 1e-3) == bool(networks.beside.guidance)
 
 
 def test_a_folder_that_was_written_is_read_again(written):
   networks, params, folder = written
   loaded = priors.load(ConfigDict(dict(path=str(folder))), folder, ())
-  assert loaded.configs['unet'].time_cond_proj_dim == 8 and loaded.counts == (1, 2, 4)
+  assert loaded.configs['unet'].time_cond_proj_dim == 8 and loaded.beside == networks.beside
   path = 'unet.time_embedding.cond_proj.kernel'
   np.testing.assert_array_equal(loaded.params[path], params[path])
 

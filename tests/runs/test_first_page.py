@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cdd.core.errors import UserError
-from cdd.models import assemble
+from cdd.models import assemble, time
 from cdd.models.unet import UNetConfig
 from cdd.reports import pictures, stored
 from cdd.runs import first_page
@@ -38,7 +38,7 @@ def bound(monkeypatch):
   result = stored.Stored(rows, shown, stored.statistics(BATCH), 600, {})
   monkeypatch.setattr(beside.stored, 'read', lambda path: result)
   monkeypatch.setattr(beside, 'weights', lambda entry, shapes: ('shipped', 600))
-  networks, abstract = SimpleNamespace(counts=()), SimpleNamespace(params=None)
+  networks, abstract = SimpleNamespace(beside=time.NOTHING), SimpleNamespace(params=None)
   held_out = lambda count, size: [BATCH]
   made = SimpleNamespace(networks=networks, abstract=abstract, held_out=held_out, sample=sample)
   return SimpleNamespace(experiment=made, calls=calls)
@@ -107,5 +107,5 @@ def test_a_network_that_is_given_its_step_ignores_it_with_the_weights_that_ship(
 
 
 def test_what_ships_is_drawn_in_the_numbers_of_steps_that_the_network_knows(bound):
-  bound.experiment.networks.counts = (1, 8)
+  bound.experiment.networks.beside = time.Beside((1, 8))
   assert [entry.steps for entry in beside.entries(bound.experiment, config())] == [1, 8]

@@ -17,7 +17,7 @@ from cdd import sampling
 from cdd.core.errors import UserError
 from cdd.diffusion import times
 from cdd.diffusion.samplers import sampler as samplers
-from cdd.models.unet import guidance_sinusoid
+from cdd.models.time import LCM, Beside, guidance_sinusoid
 from cdd.pretrained import diffusers, scheduler
 from cdd.pretrained.convert import convert
 from cdd.runs import loop
@@ -57,7 +57,7 @@ def test_the_image_of_an_lcm_is_the_pipelines(guidance, tmp_path, monkeypatch):
   repeat_our_noise(monkeypatch, [0, 1], STEPS)
   theirs = run(pipeline, latents, guidance_scale=guidance)
   model = sampling.load(folder)
-  assert model.networks.reads_guidance and model.sampler == 'lcm'
+  assert model.networks.beside == LCM and model.sampler == 'lcm'
   draw = lambda guidance: model(PROMPTS, guidance=guidance, seeds=0)  # In four steps by default.
   same(draw(guidance), theirs, draw(4.0))
   programs = model.draw._cache_size()
@@ -145,10 +145,10 @@ def test_a_step_aware_run_is_converted_to_a_folder_that_is_no_lcm(adapter, prior
   )
   assert not any(info[name] for name in ('missing_keys', 'unexpected_keys'))
   assert unet.time_embedding.cond_proj.weight.abs().max() > 0
-  assert diffusers.load(folder).counts == (1, 2, 4)
+  assert diffusers.load(folder).beside == Beside((1, 2, 4))
   given = dict(adapter=folder / adapter) if adapter != 'none' else {}
   model = sampling.load(folder, **given)
-  assert model.networks.counts == (1, 2, 4) and not model.networks.reads_guidance
+  assert model.networks.beside == Beside((1, 2, 4))
   image = np.random.default_rng(0).uniform(size=(32, 32, 3)).astype(np.float32)
   seen = (image,) if adapter != 'none' else ()
   draw = lambda model: model('a red ball', *seen, sampler='consistency', steps=4)

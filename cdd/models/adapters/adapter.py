@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdd.core.types import Array, Condition, Params
-from cdd.models.unet import Encoder, Features, Time, UNetConfig
+from cdd.models.time import Time
+from cdd.models.unet import Encoder, Features, UNetConfig
 
 
 class Adapter(Protocol):

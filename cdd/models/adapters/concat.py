@@ -6,7 +6,8 @@ from flax import nnx
 from cdd.core.errors import UserError
 from cdd.core.types import Array, Condition, Params
 from cdd.models.adapters.adapter import joined, padded
-from cdd.models.unet import Encoder, Features, Time, UNetConfig
+from cdd.models.time import Time
+from cdd.models.unet import Encoder, Features, UNetConfig
 
 
 class Concat(nnx.Module):

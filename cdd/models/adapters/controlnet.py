@@ -8,7 +8,8 @@ from cdd.core.types import Array, Condition
 from cdd.models.adapters.adapter import joined
 from cdd.models.blocks import conv
 from cdd.models.ops.activations import silu
-from cdd.models.unet import Encoder, Features, Time, UNetConfig, skip_channels
+from cdd.models.time import Time
+from cdd.models.unet import Encoder, Features, UNetConfig, skip_channels
 
 
 class HintNetwork(nnx.Module):

@@ -5,7 +5,8 @@ from flax import nnx
 
 from cdd.core.types import Array, Condition
 from cdd.models.adapters.adapter import joined
-from cdd.models.unet import Encoder, Features, Time, UNetConfig
+from cdd.models.time import Time
+from cdd.models.unet import Encoder, Features, UNetConfig
 
 
 class MuMix(nnx.Module):

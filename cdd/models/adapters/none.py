@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cdd.core.types import Array, Condition
-from cdd.models.unet import Encoder, Features, Time, UNetConfig
+from cdd.models.time import Time
+from cdd.models.unet import Encoder, Features, UNetConfig
 
 
 class NoAdapter(nnx.Module):

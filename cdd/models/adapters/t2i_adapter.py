@@ -12,7 +12,8 @@ from cdd.core.registry import choose
 from cdd.core.types import Array, Condition
 from cdd.models.adapters.adapter import joined
 from cdd.models.blocks import conv
-from cdd.models.unet import Encoder, Features, Time, UNetConfig
+from cdd.models.time import Time
+from cdd.models.unet import Encoder, Features, UNetConfig
 
 
 class Kind(NamedTuple):

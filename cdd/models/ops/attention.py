@@ -1,4 +1,4 @@
-"""Owns attention: by way of all scores, or in turns whose scores stay in fast memory."""
+"""Owns attention: by way of all scores, in turns whose scores stay in fast memory, or fused."""
 
 import functools
 import math
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from cdd.core.types import Array
+from cdd.models.ops import flash
 from cdd.models.ops.parts import parts
 
 # What it makes, by the name that `remat.rematerialized` knows.
@@ -36,7 +37,8 @@ def attend(query: Array, key: Array, value: Array, heads: int, *, mask: Array | 
   if mask is not None:
     out = at_once(query, key, value, mask)
   elif query.shape[2] * key.shape[2] >= LARGE:
-    out = jax.lax.platform_dependent(query, key, value, cpu=by_head, default=by_image)
+    ways = dict(tpu=flash.fused) if flash.suits(query, key) else {}
+    out = jax.lax.platform_dependent(query, key, value, cpu=by_head, default=by_image, **ways)
   else:
     out = jax.lax.platform_dependent(query, key, value, tpu=by_image, default=at_once)
   out = out.swapaxes(1, 2)

@@ -11,6 +11,12 @@ def parts(*axes: str) -> int:
 
   An axis over which each device already sees its own part alone (`jax.shard_map`) counts as 1.
   """
+  shape = jax.sharding.get_abstract_mesh().shape
+  return math.prod(shape[axis] for axis in automatic(*axes))
+
+
+def automatic(*axes: str) -> tuple[str, ...]:
+  """Those of the axes over which the compiler cuts arrays, of the mesh in use."""
   mesh = jax.sharding.get_abstract_mesh()
   kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-  return math.prod(mesh.shape[axis] for axis in axes if kinds.get(axis) == AxisType.Auto)
+  return tuple(axis for axis in axes if kinds.get(axis) == AxisType.Auto)
