@@ -18,7 +18,7 @@ STYLE = """
   --page: light-dark(#ffffff, #0f172a); }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
-  max-width: 1100px; margin: 0 auto; padding: 1.5rem max(1rem, 3vw) 3rem; }
+  max-width: 1200px; margin: 0 auto; padding: 1.5rem max(1rem, 3vw) 3rem; }
 h1 { font-size: 1.6rem; margin: 0 0 .6rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 p { color: var(--soft); max-width: 46rem; margin: .6rem 0; }
 p.finding { max-width: 54rem; } p.finding:first-of-type { color: var(--ink); font-size: 1.15rem; }
@@ -27,7 +27,7 @@ li, figcaption, .tick, .name { color: var(--soft); font-size: .9rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .95rem; font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 500; }
-th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
+th, td { padding: .25rem .55rem; text-align: right; white-space: nowrap; }
 th.text, td.text { text-align: left; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); }
 tr { border-bottom: 1px solid var(--rule); } tr.first td { border-top: 2px solid var(--rule); }

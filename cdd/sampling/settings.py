@@ -45,7 +45,7 @@ class Settings(NamedTuple):
   @property
   def guides(self) -> bool:
     """Whether a negative prompt matters at all."""
-    return self.guidance != 1 or self.image_guidance not in (None, 1)
+    return not {self.guidance, self.image_guidance} <= {None, 1}
 
   @property
   def style(self) -> prompts.Style:

@@ -1,8 +1,5 @@
 """A run that learns guided steps: how it is trained, what it writes, how it is sampled."""
 
-import json
-
-import diffusers as reference
 import jax
 import numpy as np
 import pytest
@@ -110,11 +107,3 @@ def test_what_cannot_be_learnt_is_refused_in_a_line(field, value, said, config, 
   with pytest.raises(UserError, match=said) as error:
     loop.run(changed, tmp_path / 'run')
   assert '\n' not in str(error.value)
-
-
-def test_diffusers_reads_it(model, config, tmp_path):
-  loop.run(config, tmp_path)
-  fields = json.loads((tmp_path / 'export/unet/config.json').read_text())
-  assert fields['_guidance_scales'] == [2.0, 4.0] and fields['time_cond_proj_dim'] == 8
-  unet = reference.UNet2DConditionModel.from_pretrained(tmp_path / 'export/unet')
-  assert unet.time_embedding.cond_proj.weight.abs().max() > 0
