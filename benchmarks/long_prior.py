@@ -6,14 +6,15 @@ python -m benchmarks.long_prior --home=FOLDER --stage=gpu --budget=6   on a GPU 
 
 A prior comes from PyTorch in practice, and on a CPU PyTorch trains this one about twice as fast as
 XLA: it computes in bfloat16 (docs/prior.md). The folder that it exports is read by cdd like
-any other. Data, shape and settings are `long` of configs/pretrain.py; the text encoder and the
-autoencoder are the packaged ones and stay as they are.
+any other. Data, shape and settings are `long` of configs/pretrain.py; the text encoder starts as
+the packaged one and learns too, and the autoencoder stays as it is.
 
 `make prior` starts it in the background. SIGTERM has it save and leave; killed otherwise it loses
 what it did since the last checkpoint.
 """
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -55,26 +56,32 @@ BEGUN = time.perf_counter()
 WHOLE = dict(torch_dtype=torch.float32, low_cpu_mem_usage=False)
 
 
-class Words:
-  """Captions -> states of the packaged text encoder [n, length, features]."""
+class Prior(torch.nn.Module):
+  """What is trained: the U-Net and the text encoder."""
 
-  def __init__(self, folder: Path):
-    self._tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / 'tokenizer')
-    encoder = transformers.CLIPTextModel.from_pretrained(folder / 'text_encoder', dtype='float32')
-    self._encoder = encoder.requires_grad_(False).to(DEVICE)
+  def __init__(self, unet: diffusers.UNet2DConditionModel, text_encoder):
+    super().__init__()
+    self.unet, self.text_encoder = unet, text_encoder
+    if DEVICE == 'cpu':  # PyTorch's own attention takes a third of a step's time there.
+      unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor())
 
-  def ids(self, captions: list[str]) -> torch.Tensor:
-    settings = dict(padding='max_length', truncation=True, return_tensors='pt')
-    return self._tokenizer(captions, **settings).input_ids
+  @classmethod
+  def read(cls, folder: Path, unet: diffusers.UNet2DConditionModel | None = None) -> 'Prior':
+    """That of a diffusers folder in float32, or of its text encoder with another U-Net."""
+    unet = unet or diffusers.UNet2DConditionModel.from_pretrained(folder / 'unet', **WHOLE)
+    text = transformers.CLIPTextModel.from_pretrained(folder / 'text_encoder', dtype='float32')
+    return cls(unet, text).to(DEVICE, memory_format=torch.channels_last)
 
-  def states(self, ids: torch.Tensor) -> torch.Tensor:
-    return self._encoder(ids.to(DEVICE)).last_hidden_state
+  def forward(self, noisy, t, ids: torch.Tensor) -> torch.Tensor:
+    """v [b, c, h, w] from noisy latents, diffusers' times and the tokens of captions."""
+    states = self.text_encoder(ids.to(DEVICE)).last_hidden_state
+    return self.unet(noisy, t, states).sample.float()
 
 
 class Frozen(NamedTuple):
   """What is read from a diffusers folder and not trained."""
 
-  words: Words
+  tokenizer: transformers.CLIPTokenizer
   vae: diffusers.AutoencoderKL
   scheduler: diffusers.DDPMScheduler
 
@@ -82,7 +89,13 @@ class Frozen(NamedTuple):
   def read(cls, folder: Path) -> 'Frozen':
     vae = diffusers.AutoencoderKL.from_pretrained(folder / 'vae', **WHOLE)
     scheduler = diffusers.DDPMScheduler.from_pretrained(folder / 'scheduler')
-    return cls(Words(folder), vae.requires_grad_(False).to(DEVICE), scheduler)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / 'tokenizer')
+    return cls(tokenizer, vae.requires_grad_(False).to(DEVICE), scheduler)
+
+  def ids(self, captions: list[str]) -> torch.Tensor:
+    """The tokens of captions [n, length]."""
+    settings = dict(padding='max_length', truncation=True, return_tensors='pt')
+    return self.tokenizer(captions, **settings).input_ids
 
   def encode(self, images: np.ndarray) -> np.ndarray:
     """Pictures [n, H, W, 3] in [0, 1] -> latents [n, h, w, c], scaled."""
@@ -105,7 +118,7 @@ class Examples:
     rows = [tuple(array[p % data.cache] for array in self._parts[p // data.cache]) for p in places]
     latents, ids = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
     without = torch.from_numpy(rng.random(len(places)) < data.caption_dropout)
-    ids = torch.where(without[:, None], self._frozen.words.ids(['']), ids)
+    ids = torch.where(without[:, None], self._frozen.ids(['']), ids)
     return latents.float().permute(0, 3, 1, 2), ids
 
   def _grow(self, count: int) -> None:
@@ -113,7 +126,7 @@ class Examples:
       folder = self._folder / f'part_{len(self._parts) + 1}'
       self._encode(folder, len(self._parts) + 1)
       captions = json.loads((folder / 'captions.json').read_text())
-      ids = self._frozen.words.ids(captions).numpy()
+      ids = self._frozen.ids(captions).numpy()
       self._parts.append((np.load(folder / 'image.npy', mmap_mode='r'), ids))
 
   def _encode(self, folder: Path, part: int) -> None:
@@ -125,19 +138,20 @@ class Examples:
     cache.write(folder, source, task, dict(image=self._frozen.encode), **settings)
 
 
-def loss(unet, frozen: Frozen, latents, ids, t, generator: torch.Generator) -> torch.Tensor:
+def loss(prior, frozen: Frozen, latents, ids, t, generator: torch.Generator) -> torch.Tensor:
   """The mean squared error of v."""
   noise = torch.randn(latents.shape, generator=generator).to(DEVICE)
   latents, t = latents.to(DEVICE), t.to(DEVICE)
   noisy = frozen.scheduler.add_noise(latents, noise, t)
   v = frozen.scheduler.get_velocity(latents, noise, t)
-  return functional.mse_loss(unet(noisy, t, frozen.words.states(ids)).sample.float(), v)
+  return functional.mse_loss(prior(noisy, t, ids), v)
 
 
-def optimizers(unet, settings) -> list[torch.optim.Optimizer]:
+def optimizers(prior, settings) -> list[torch.optim.Optimizer]:
   """Muon for the matrices inside, AdamW for all else, at one scale of the learning rate."""
-  inside = lambda name: name.endswith('weight') and not name.startswith(('conv_in', 'conv_out'))
-  named = dict(unet.named_parameters())
+  outside = ('conv_in', 'conv_out', 'embeddings')
+  inside = lambda name: name.endswith('weight') and not {*outside} & {*name.split('.')}
+  named = dict(prior.named_parameters())
   matrices = {name for name, p in named.items() if p.ndim > 1 and inside(name)}
   flat = [matrix(named[name]) for name in sorted(matrices)]
   others = [p for name, p in named.items() if name not in matrices]
@@ -178,15 +192,15 @@ class Run:
   def __init__(self, config, frozen: Frozen, start: str | None = None):
     self.config, self.frozen, self.update = config, frozen, 0
     torch.manual_seed(config.seed)
-    unet = read(Path(start)) if start else diffusers.UNet2DConditionModel(**config.prior.new.unet)
-    self.unet = plain(unet).to(DEVICE, memory_format=torch.channels_last)
+    new = None if start else diffusers.UNet2DConditionModel(**config.prior.new.unet)
+    self.prior = Prior.read(Path(start or PACKAGED), new)
     mean = partial(average, most=config.target.decay)
-    self.averaged = torch.optim.swa_utils.AveragedModel(self.unet, multi_avg_fn=mean)
-    self.optimizers = optimizers(self.unet, config.optimizer)
+    self.averaged = torch.optim.swa_utils.AveragedModel(self.prior, multi_avg_fn=mean)
+    self.optimizers = optimizers(self.prior, config.optimizer)
 
   def _kept(self) -> dict:
     muon, adamw = self.optimizers
-    return dict(unet=self.unet, averaged=self.averaged, muon=muon, adamw=adamw)
+    return dict(prior=self.prior, averaged=self.averaged, muon=muon, adamw=adamw)
 
   def save(self, path: Path) -> None:
     with files.atomic(path) as new:
@@ -212,7 +226,7 @@ class Run:
     count = self.frozen.scheduler.config.num_train_timesteps
     t = torch.randint(count, latents.shape[:1], generator=generator)
     with torch.autocast(DEVICE, torch.bfloat16):
-      error = loss(self.unet, self.frozen, latents, ids, t, generator)
+      error = loss(self.prior, self.frozen, latents, ids, t, generator)
     error.backward()
     settings = self.config.optimizer
     warm = min((self.update + 1) / settings.warmup, 1)
@@ -221,38 +235,26 @@ class Run:
         group['lr'] = warm * rate(self.done(), settings)
       optimizer.step()
       optimizer.zero_grad()
-    self.averaged.update_parameters(self.unet)
+    self.averaged.update_parameters(self.prior)
     self.update += 1
     return error.detach()
 
 
-def read(folder: Path) -> diffusers.UNet2DConditionModel:
-  """The U-Net of a diffusers folder, in float32."""
-  return diffusers.UNet2DConditionModel.from_pretrained(folder / 'unet', **WHOLE)
-
-
-def plain(unet):
-  """Attention by matrix products: PyTorch's own takes a third of a step's time on a CPU."""
-  if DEVICE == 'cpu':
-    unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor())
-  return unet
-
-
 def held_out_error(frozen: Frozen) -> Callable:
-  """unet -> {kind: {time: error of v}} of held-out pictures, the same noise always."""
+  """prior -> {kind: {time: error of v}} of held-out pictures, the same noise always."""
   mixed = pretrain.mixture(64, start=0, split='test')
   source = make(SOURCES, mixed, 'source')
   kinds = [one['name'] for one in mixed['sources']]
   examples = [source[index] for index in range(HELD_OUT)]
   latents = torch.from_numpy(frozen.encode(np.stack([one['image'] for one in examples])))
-  latents, ids = latents.permute(0, 3, 1, 2), frozen.words.ids([e['caption'] for e in examples])
+  latents, ids = latents.permute(0, 3, 1, 2), frozen.ids([e['caption'] for e in examples])
 
   @torch.no_grad()
-  def error(unet) -> dict[str, dict[int, float]]:
+  def error(prior) -> dict[str, dict[int, float]]:
     def at(place, t):
       mine, generator = slice(place, None, len(kinds)), torch.Generator().manual_seed(t)
       times = torch.full(latents[mine].shape[:1], t - 1)
-      return loss(unet, frozen, latents[mine], ids[mine], times, generator).item()
+      return loss(prior, frozen, latents[mine], ids[mine], times, generator).item()
 
     return {kind: {t: at(place, t) for t in TIMES} for place, kind in enumerate(kinds)}
 
@@ -273,9 +275,7 @@ def fit(run: Run, examples: Examples, folder: Path, *, show: Callable, stopped: 
   """Goes on until the end, or until `stopped()`, and saves."""
   error, batch = held_out_error(run.frozen), run.config.data.batch_size
   if not run.update:
-    show(
-      f'the packaged prior: held-out error of v: {said(error(plain(read(PACKAGED)).to(DEVICE)))}'
-    )
+    show(f'the packaged prior: held-out error of v: {said(error(Prior.read(PACKAGED)))}')
   begun, losses = time.perf_counter(), []
   while run.done() < 1 and not stopped():
     losses.append(run.step(*examples.batch(run.update)))
@@ -303,13 +303,13 @@ def line(run: Run, mean: float, found: dict, speed: float) -> str:
 
 
 def export(run: Run, folder: Path) -> None:
-  """Writes a diffusers folder: the averaged U-Net in float16, all else as packaged."""
-  unet = diffusers.UNet2DConditionModel(**run.config.prior.new.unet)
-  unet.load_state_dict(run.averaged.module.state_dict())
+  """Writes a diffusers folder: what was trained, averaged, in float16, all else as packaged."""
+  prior = copy.deepcopy(run.averaged.module).half()
   with files.atomic(folder) as new:
     shutil.copytree(PACKAGED, new)
-    shutil.rmtree(new / 'unet')
-    unet.half().save_pretrained(new / 'unet')
+    for name in ('unet', 'text_encoder'):
+      shutil.rmtree(new / name)
+      getattr(prior, name).save_pretrained(new / name)
 
 
 def train(run: Run, home: Path) -> None:
@@ -342,6 +342,7 @@ def main() -> None:
   home = Path(HOME.value)
   home.mkdir(parents=True, exist_ok=True)
   torch.set_num_threads(THREADS.value)
+  transformers.utils.logging.disable_progress_bar()
   run = Run(pretrain.get_config(STAGE.value), Frozen.read(PACKAGED), START.value)
   if EXPORT.value and not (home / 'state.pt').exists():
     raise UserError(f'{home} has no checkpoint yet.')

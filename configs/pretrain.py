@@ -258,13 +258,14 @@ def long_source(part: int) -> dict:
 def long() -> ConfigDict:
   """A wider U-Net from nothing, three million examples long (benchmarks/long_prior.py).
 
-  Text encoder and autoencoder are the packaged ones, frozen. `cdd.main` trains it on the first
-  part alone.
+  The text encoder starts as the packaged one, which tells shapes poorly apart (docs/prior.md), and
+  learns too; the autoencoder is frozen. `cdd.main` trains it on the first part alone.
   """
   config = prior_longest()
   config.name = 'pretrain_long'
   config.steps = 48_000
   config.prior = dict(path='packaged', new=dict(unet=levels((64, 128, 128), 16, 4)))
+  config.trainable = (('unet[.].*|text_encoder[.].*', 'train'), ('.*', 'freeze'))
   config.data.source = long_source(1)
   config.data.update(dict(batch_size=64, cache=48_000))
   config.method.sample_t = dict(name='per_example')

@@ -1,5 +1,6 @@
 """The long training of the prior by PyTorch: its error is ours, and it goes on where it stopped."""
 
+import copy
 import re
 
 import jax.numpy as jnp
@@ -67,11 +68,11 @@ def test_what_it_exports_predicts_the_same_in_jax(config, frozen, tmp_path):
   captions = ['a red ball', 'a blue block']
   latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
   t = torch.tensor([199, 999])
-  unet = run.averaged.module.half().float()
+  prior = copy.deepcopy(run.averaged.module).half().float()
   generator = lambda: torch.Generator().manual_seed(5)
-  ids = frozen.words.ids(captions)
+  ids = frozen.ids(captions)
   with torch.no_grad():
-    expected = long_prior.loss(unet, frozen, latents, ids, t, generator()).item()
+    expected = long_prior.loss(prior, frozen, latents, ids, t, generator()).item()
 
   last = lambda array: jnp.asarray(array.permute(0, 2, 3, 1).numpy())
   x, noise = last(latents), last(torch.randn(latents.shape, generator=generator()))
@@ -87,14 +88,16 @@ def test_what_it_exports_predicts_the_same_in_jax(config, frozen, tmp_path):
 def test_muon_moves_the_kernels_themselves(config, frozen):
   """It is given matrices; they share the memory of what the U-Net computes with."""
   run = long_prior.Run(config, frozen)
-  kernel = run.unet.down_blocks[0].resnets[0].conv1.weight
-  before = kernel.detach().clone()
-  examples = torch.randn(2, 4, 16, 16), frozen.words.ids(['a red ball', ''])
+  kernel = run.prior.unet.down_blocks[0].resnets[0].conv1.weight
+  words = run.prior.text_encoder.text_model.embeddings.token_embedding.weight
+  before, words_before = kernel.detach().clone(), words.detach().clone()
+  examples = torch.randn(2, 4, 16, 16), frozen.ids(['a red ball', ''])
   run.step(*examples)
   change = (kernel - before).flatten(1)
   # Its directions are orthogonal: all singular values of an update are nearly alike.
   values = torch.linalg.svdvals(change)
   assert values.min() > 0.5 * values.max() > 0
+  assert (words != words_before).any(1).sum() >= 3  # The text encoder learns too.
 
 
 def test_a_home_without_a_checkpoint_cannot_be_exported(tmp_path, monkeypatch):
