@@ -89,7 +89,7 @@ def test_muon_moves_the_kernels_themselves(config, frozen):
   """It is given matrices; they share the memory of what the U-Net computes with."""
   run = long_prior.Run(config, frozen)
   kernel = run.prior.unet.down_blocks[0].resnets[0].conv1.weight
-  words = run.prior.text_encoder.text_model.embeddings.token_embedding.weight
+  words = run.prior.text_encoder.get_input_embeddings().weight
   before, words_before = kernel.detach().clone(), words.detach().clone()
   examples = torch.randn(2, 4, 16, 16), frozen.ids(['a red ball', ''])
   run.step(*examples)
