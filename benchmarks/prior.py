@@ -1,8 +1,12 @@
 """What a prior makes of captions alone: its error of v on held-out scenes, and a picture.
 
+The error also with other captions, in which each shape, or colour, has become another: how far it
+rises says how well the prior tells these words apart.
+
 python -m benchmarks.prior [--model=FOLDER] [--out=docs/results/prior.webp]
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -12,7 +16,7 @@ from absl import app, flags
 
 from cdd.core import files
 from cdd.core.types import Batch, Nets
-from cdd.data.scenes import Scenes
+from cdd.data.scenes import Scenes, world
 from cdd.methods import finetune
 from cdd.reports import grid
 from cdd.sampling import Pipeline, load
@@ -24,11 +28,31 @@ HELD_OUT, SIZE = 256, 64  # Scenes below 10,000 are never trained on.
 TIMES = (200, 400, 600, 800, 1000)
 
 
-def errors(model: Pipeline) -> dict[int, float]:
-  """Time -> the mean squared error of v over held-out scenes, the same noise for every model."""
+def turned(words: Sequence[str]) -> dict[str, str]:
+  """Each word -> the one after it."""
+  return dict(zip(words, (*words[1:], words[0]), strict=True))
+
+
+# What becomes of the words of a caption.
+EXCHANGED = dict(
+  shape=dict(turned(('sphere', 'cube', 'cylinder')), ball='block', block='cylinder'),
+  colour=turned(tuple(world.COLORS)),
+)
+
+
+def errors(model: Pipeline, exchanged: Mapping[str, str] | None = None) -> dict[int, float]:
+  """Time -> the mean squared error of v over held-out scenes, the same noise for every model.
+
+  Args:
+    exchanged: words of the captions -> those that take their place.
+  """
+
+  def read(caption: str) -> str:
+    return ' '.join((exchanged or {}).get(word, word) for word in caption.split())
+
   networks = model.networks
   scenes = [Scenes(size=SIZE)[index] for index in range(HELD_OUT)]
-  raw = model.words([scene['caption'] for scene in scenes], (SIZE, SIZE))
+  raw = model.words([read(scene['caption']) for scene in scenes], (SIZE, SIZE))
   raw['image'] = np.stack([scene['image'] for scene in scenes]).astype(np.float32)
 
   @jax.jit
@@ -49,6 +73,9 @@ def main(arguments):
   mean = np.mean([*found.values()])
   print(f'{MODEL.value}: error of v on {HELD_OUT} held-out scenes, mean {mean:.4f}')
   print('  '.join(f't {t}: {error:.4f}' for t, error in found.items()))
+  for kind, exchanged in EXCHANGED.items():
+    rises = {t: error - found[t] for t, error in errors(model, exchanged).items()}
+    print(f'every {kind} another:', '  '.join(f't {t}: {rise:+.4f}' for t, rise in rises.items()))
   columns = {}
   for guidance, seed in ((1.0, 0), (3.0, 0), (3.0, 100), (3.0, 200)):
     images = model(list(CAPTIONS), seeds=seed, guidance=guidance, steps=50, sampler='ddim')
