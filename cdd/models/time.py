@@ -20,6 +20,12 @@ class Beside(NamedTuple):
   guidance: tuple[float, ...] = ()
 
   @property
+  def kinds(self) -> str:
+    """What it is given, in words."""
+    given = {'its step': self.counts, 'a guidance scale': self.guidance}
+    return ' and '.join(kind for kind, values in given.items() if values)
+
+  @property
   def scale(self) -> float:
     """The guidance scale where none is asked for: 1, no guidance, or the nearest to it."""
     least, most = self.guidance or (1.0, 1.0)

@@ -147,10 +147,16 @@ def networks(
     beside: what they are trained to be given beside the time; NOTHING: what the prior was.
 
   Raises:
-    UserError: step_channels of a network that is trained for no numbers of steps.
+    UserError: step_channels of a network that is trained for no numbers of steps, or a prior that
+      was trained to be given something else.
   """
   beside = prior.beside if beside == NOTHING else beside
   check_channels(spec.get('step_channels'), beside)
+  if prior.beside.kinds not in ('', beside.kinds):
+    raise UserError(
+      f"The prior's U-Net was trained to be given {prior.beside.kinds} with the time; the method "
+      f'would give it {beside.kinds} in the same channels.'
+    )
   adapter = loaded = None
   if 'unet' in prior.configs:
     adapter, loaded = adapter_folders.start(spec.adapter, prior.configs['unet'])

@@ -27,10 +27,16 @@ def config(prior):
 
 
 @pytest.fixture(scope='module')
-def model(config, tmp_path_factory):
+def folder(config, tmp_path_factory):
+  """What a run exports."""
   workdir = tmp_path_factory.mktemp('guided')
   loop.run(config, workdir)
-  return sampling.load(workdir / 'export')
+  return workdir / 'export'
+
+
+@pytest.fixture(scope='module')
+def model(folder):
+  return sampling.load(folder)
 
 
 def test_what_it_writes_says_what_it_was_trained_for(model, config):
@@ -55,6 +61,13 @@ def test_without_a_step_it_is_guided_by_two_predictions_at_any_scale(model):
   away = draw(guidance=7.5, negative=PROMPT)  # Away from itself: no guidance.
   np.testing.assert_allclose(away, plain, atol=1e-4)
   assert np.abs(draw(guidance=7.5) - plain).max() > 1e-3
+
+
+def test_a_prior_that_was_given_something_else_is_refused(folder, config, tmp_path):
+  changed = config.copy_and_resolve_references()
+  changed.method.guidance, changed.prior.path = (), str(folder)
+  with pytest.raises(UserError, match='given its step and a guidance scale with .* it its step in'):
+    loop.run(changed, tmp_path / 'run')
 
 
 def test_training_guides_away_from_the_empty_prompt(config, tmp_path):
