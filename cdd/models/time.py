@@ -20,8 +20,8 @@ class Beside(NamedTuple):
   guidance: tuple[float, ...] = ()
 
   @property
-  def kinds(self) -> str:
-    """What it is given, in words."""
+  def words(self) -> str:
+    """What it is given, for messages; '' for nothing."""
     given = {'its step': self.counts, 'a guidance scale': self.guidance}
     return ' and '.join(kind for kind, values in given.items() if values)
 

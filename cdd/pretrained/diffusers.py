@@ -209,7 +209,8 @@ def save(
       fields = written(component, config, pretrained.fields.get(component, {}), dtype)
       if component == 'unet' and pretrained.beside.counts:
         fields[STEPS] = list(pretrained.beside.counts)
-        fields[GUIDANCE] = list(pretrained.beside.guidance)
+        if pretrained.beside.guidance:
+          fields[GUIDANCE] = list(pretrained.beside.guidance)
       files.write_json(new / component / 'config.json', fields)
       weights.write(
         new / component,

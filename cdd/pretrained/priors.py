@@ -152,10 +152,10 @@ def networks(
   """
   beside = prior.beside if beside == NOTHING else beside
   check_channels(spec.get('step_channels'), beside)
-  if prior.beside.kinds not in ('', beside.kinds):
+  if prior.beside.words not in ('', beside.words):
     raise UserError(
-      f"The prior's U-Net was trained to be given {prior.beside.kinds} with the time; the method "
-      f'would give it {beside.kinds} in the same channels.'
+      f"The prior's U-Net was trained to be given {prior.beside.words} with the time; the method "
+      f'would give it {beside.words} in the same channels.'
     )
   adapter = loaded = None
   if 'unet' in prior.configs:

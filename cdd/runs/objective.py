@@ -106,6 +106,7 @@ def objective(config, networks: Networks, empty: Mapping[str, Array] | None = No
   method, schedule = method_of(config), networks.schedule
   loss = partial(bound_loss(config), schedule=schedule, num_steps=schedule.num_steps)
   # A method of the autoencoder reads neither latents nor a condition, also of a whole prior.
+  guides = bool(config.method.get('guidance'))
   denoises = not DENOISERS.isdisjoint(method.networks)
 
   def run(params, target, frozen, raw: dict[str, Array], rng: Array, step: Array):
@@ -116,7 +117,7 @@ def objective(config, networks: Networks, empty: Mapping[str, Array] | None = No
     nets = nets if nets.target else nets._replace(target=nets.online)
     x = networks.latents(frozen, raw, 'image') if denoises else None
     images = 2 * raw['image'] - 1 if 'image' in raw else None
-    text = negative(parts, empty) if networks.beside.guidance and empty else None
+    text = negative(parts, empty) if guides and empty else None
     return loss(nets, Batch(x, images, text), rng, step)
 
   return run

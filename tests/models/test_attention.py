@@ -34,16 +34,20 @@ def in_float64(query, key, value, grad):
   return weights @ value, (*gradients, weights.swapaxes(2, 3) @ grad)
 
 
+def check(run, arrays, *, atol: float, slopes_atol: float) -> None:
+  """Compares attention and its gradients with the formulas."""
+  grad = drawn(*arrays[0].shape)
+  out, pull = jax.jit(lambda *a: jax.vjp(run, *a))(*arrays)
+  truth, slopes = in_float64(*arrays, grad)
+  np.testing.assert_allclose(out, truth, atol=atol)
+  for ours, theirs in zip(pull(grad), slopes, strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=slopes_atol)
+
+
 # The bytes of a turn: all; two of the four images; some queries of one (300 = 128 + 128 + 44).
 @pytest.mark.parametrize('fast', [2**30, 2 * 3 * 300 * 200 * 4, 1])
 def test_attention_in_turns_and_its_gradients_are_the_formulas(fast):
-  arrays, grad = inputs(), drawn(4, 3, 300, 8)
-  run = partial(attention.in_turns, fast=fast)
-  out, pull = jax.jit(lambda *a: jax.vjp(run, *a))(*arrays)
-  truth, slopes = in_float64(*arrays, grad)
-  np.testing.assert_allclose(out, truth, atol=3e-6)
-  for ours, theirs in zip(pull(grad), slopes, strict=True):
-    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+  check(partial(attention.in_turns, fast=fast), inputs(), atol=3e-6, slopes_atol=2e-5)
 
 
 def test_attention_is_the_same_in_turns_of_heads_or_images_and_at_once():
@@ -55,13 +59,8 @@ def test_attention_is_the_same_in_turns_of_heads_or_images_and_at_once():
 
 @pytest.mark.parametrize('d', [40, 64])
 def test_the_fused_kernel_and_its_gradients_are_the_formulas(d):
-  arrays, grad = inputs(b=2, h=2, n=256, m=384, d=d), drawn(2, 2, 256, d)
-  run = partial(flash.fused, interpret=True)
-  out, pull = jax.jit(lambda *a: jax.vjp(run, *a))(*arrays)
-  truth, slopes = in_float64(*arrays, grad)
-  np.testing.assert_allclose(out, truth, atol=1e-5)
-  for ours, theirs in zip(pull(grad), slopes, strict=True):
-    np.testing.assert_allclose(ours, theirs, atol=5e-5)
+  arrays, run = inputs(b=2, h=2, n=256, m=384, d=d), partial(flash.fused, interpret=True)
+  check(run, arrays, atol=1e-5, slopes_atol=5e-5)
   assert counting.of(jax.jit(run), *arrays) == 4 * 2 * 2 * 256 * 384 * d
 
 

@@ -9,7 +9,7 @@ from cdd import sampling
 from cdd.core.errors import UserError
 from cdd.models.time import Beside
 from cdd.pretrained import priors
-from cdd.runs import loop, objective, planning
+from cdd.runs import counting, loop, objective, planning
 from cdd.runs.experiment import experiment
 
 TRAINED_FOR = Beside((1, 2, 4), (2.0, 4.0))
@@ -94,7 +94,7 @@ def test_a_plan_counts_the_second_prediction(config):
     changed.data.batch_size = 4
     shapes = planning.prior(changed.prior, None)
     part = planning.training(changed, shapes, tiny.SIZE, jax.devices()[:1])
-    return planning.counting.flops(part.function.trace(*part.arguments.values()).jaxpr.jaxpr)
+    return counting.flops(part.function.trace(*part.arguments.values()).jaxpr.jaxpr)
 
   # Forward and backward of 4 are 12 evaluations, the two half steps of 2 are 4; guidance adds 4.
   assert 1.1 < flops((2.0, 4.0)) / flops(()) < 1.3
