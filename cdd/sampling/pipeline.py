@@ -267,9 +267,8 @@ def guidance(networks: Networks, params: Params, negative: dict) -> dict:
   """Guidance as `draw` takes it: away from texts, or without them the scale that is given."""
   if 'tokens' not in negative:
     return dict(scale=negative['scale'])
-  text, scales = networks.text(params, negative), dict(negative)
-  how = {name: scales[name] for name in ('scale', 'image_scale', 'rescale')}
-  return dict(guide=Guide(text, **how))
+  how = {name: negative[name] for name in ('scale', 'image_scale', 'rescale')}
+  return dict(guide=Guide(networks.text(params, negative), **how))
 
 
 def load(
