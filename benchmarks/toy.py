@@ -242,6 +242,19 @@ def step_aware_rows(prior, seed: int) -> None:
   row('step-aware, share 0.5, any of 1 to 8', params, 'consistency', every)
 
 
+def weighted_rows(prior, seed: int) -> None:
+  """The errors of steps, whose targets have no noise, count for more than those of the data."""
+  flat = {weight: (weight,) * 4 for weight in (1, 4, 8, 16)}
+  tried = [(weights, 0.95, 0.5) for weights in (*flat.values(), (1, 2, 4, 8))]
+  tried += [(flat[8], 0.99, 0.5), (flat[4], 0.0, 0.5), (flat[8], 0.0, 0.5), (flat[8], 0.95, 0.25)]
+  for weights, decay, share in tried:
+    recipe = step_recipe(weights=weights, share=share)
+    params = train(recipe, prior, updates=UPDATES, rate=2e-3, seed=seed, decay=decay)
+    same = weights[0] if len({*weights}) == 1 else weights
+    row(f'weight {same}, γ {decay:g}, share {share:g}', params, 'consistency', (1, 2, 4, 8))
+    row('  no step given', params, 'ddim', (50,))
+
+
 def guided_rows(prior, seed: int) -> None:
   """Guided steps are learnt: the distance to what the undistilled model draws in 50 guided ones."""
   settings = dict(updates=UPDATES, rate=2e-3, seed=seed, dropout=0.1)
@@ -274,7 +287,7 @@ def paper_rows(prior, seed: int) -> None:
     row(f'ddim, dt 125, window 125, γ {decay:g}', params, 'consistency', (1, 2, 4, 8))
 
 
-ROWS = dict(paper=paper_rows, step_aware=step_aware_rows, guided=guided_rows)
+ROWS = dict(paper=paper_rows, step_aware=step_aware_rows, weights=weighted_rows, guided=guided_rows)
 
 
 def main() -> None:

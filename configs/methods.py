@@ -65,6 +65,7 @@ def step_aware() -> dict:
       share=0.5,
       share_warmup=0,
       counts=(1, 2, 4, 8),
+      weights=(),
       guidance=(),
     ),
     target=dict(name='ema', decay=0.0),

@@ -48,6 +48,13 @@ def velocity(pair: Pair, level: Level) -> jax.Array:
   return level.sigma_dot * pair.eps - (-level.alpha_dot) * pair.x
 
 
+def step_between(z_t: jax.Array, z_s: jax.Array, at_t: Level, at_s: Level) -> Pair:
+  """The pair that composes to z_t at t and to z_s at s (Salimans & Ho, 2022, Appendix G)."""
+  ratio = at_s.sigma / at_t.sigma
+  x = (z_s - ratio * z_t) / (at_s.alpha - ratio * at_t.alpha)
+  return Pair(x, (z_t - at_t.alpha * x) / at_t.sigma)
+
+
 def decompose(z: jax.Array, v: jax.Array, level: Level) -> Pair:
   """Eq. 7: the pair that composes to z and has velocity v."""
   return Pair(x=level.sigma_dot * z - level.sigma * v, eps=level.alpha * v - level.alpha_dot * z)

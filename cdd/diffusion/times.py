@@ -1,5 +1,6 @@
 """Owns times: how training draws t, and which times a sampler visits."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -42,6 +43,34 @@ def logit_normal(
 
 
 SAMPLE_T = dict(grid=grid, logit_normal=logit_normal, per_example=per_example, shared=shared)
+
+
+class Hop(NamedTuple):
+  """A step of a sampler, from t to s by way of u, about half-way; each [b, 1, 1, 1].
+
+  Attributes:
+    t, u, s: int32.
+    halves: whether the half steps are steps of a number that is one of `counts` too.
+    chosen: which of `counts`, int32.
+  """
+
+  t: jax.Array
+  u: jax.Array
+  s: jax.Array
+  halves: jax.Array
+  chosen: jax.Array
+
+
+def draw_hop(rng: jax.Array, batch: int, *, num_steps: int, counts: Sequence[int]) -> Hop:
+  """A step of a sampler of n steps, n drawn from `counts`, for every example."""
+  count_rng, place_rng = jax.random.split(rng)
+  chosen = jax.random.randint(count_rng, (batch, 1, 1, 1), 0, len(counts))
+  n = jnp.array(counts)[chosen]
+  place = jnp.floor(jax.random.uniform(place_rng, (batch, 1, 1, 1)) * n)
+  t, u, s = (  # As `trailing` spaces the times of n steps.
+    jnp.round(num_steps * (n - place - part) / n).astype(jnp.int32) for part in (0, 0.5, 1)
+  )
+  return Hop(t, u, s, jnp.isin(2 * n, jnp.array(counts)), chosen)
 
 
 def trailing(num_steps: int, steps: int, offset: int = 0) -> list[int]:

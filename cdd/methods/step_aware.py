@@ -11,14 +11,14 @@ guided steps end, and is given their scale: one evaluation in place of two, as g
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from cdd.core.errors import UserError
 from cdd.core.types import Array, Batch, Denoise, Nets
 from cdd.diffusion import distances, times
-from cdd.diffusion.process import Level, Pair, compose, decompose, velocity
+from cdd.diffusion.process import Level, Pair, compose, decompose, step_between, velocity
 from cdd.methods.method import Method
 
 
@@ -35,6 +35,7 @@ def loss(
   share: float = 0.5,
   share_warmup: int = 0,
   counts: Sequence[int] = (1, 2, 4, 8),
+  weights: Sequence[float] = (),
   guidance: Sequence[float] = (),
 ) -> tuple[Array, dict[str, Array]]:
   """The error of v for one batch, of which a share learns steps.
@@ -44,9 +45,15 @@ def loss(
     share: the part of the batch that learns steps; 0 is plain fine-tuning.
     share_warmup: updates over which the share rises from 0.
     counts: the numbers of steps that a sampler may take; the steps of each are learnt.
+    weights: of the error of a step of each of `counts`, beside 1 where no step is given; (): all 1.
     guidance: the least and the largest scale that steps are guided by; the scale of each is drawn
       between them, and the network is given it. (): none.
+
+  Raises:
+    UserError: not as many weights as counts.
   """
+  if weights and len(weights) != len(counts):
+    raise UserError(f'method.weights={weights} has not one for each of method.counts={counts}.')
   t_rng, eps_rng = jax.random.split(rng)
   x = batch.x  # (x, c) ~ p_data; c is bound to the networks.
   t = sample_t(t_rng, x.shape[0], 1, num_steps)
@@ -61,7 +68,7 @@ def loss(
   step_rng, active_rng, scale_rng = jax.random.split(jax.random.fold_in(t_rng, 1), 3)
   rise = jnp.minimum((step + 1) / max(share_warmup, 1), 1)
   active = jax.random.uniform(active_rng, (count, 1, 1, 1)) < rise
-  hop = draw_hop(step_rng, count, num_steps=num_steps, counts=counts)
+  hop = times.draw_hop(step_rng, count, num_steps=num_steps, counts=counts)
   s = t.at[:count].set(jnp.where(active, hop.s, t[:count]))
   t = t.at[:count].set(jnp.where(active, hop.t, t[:count]))  # Where s = t: no step.
   at_t = schedule(t)
@@ -78,8 +85,10 @@ def loss(
   target = real.at[rows].set(jnp.where(active, jax.lax.stop_gradient(ends), real[rows]))
   v = online(z_t, t, s)
   error, has_step = (v - target) ** 2, s < t
+  weight = jnp.where(active, jnp.array(weights or [1.0])[hop.chosen], 1)
+  weight = jnp.ones(t.shape).at[rows].set(weight) if weights else None
   metrics = dict(consistency=mean_of(error, has_step), guidance=mean_of(error, ~has_step))
-  return distance(v, target), metrics
+  return distance(v, target, weight), metrics
 
 
 def mean_of(values: Array, rows: Array) -> Array:
@@ -87,47 +96,18 @@ def mean_of(values: Array, rows: Array) -> Array:
   return jnp.sum(rows * values) / jnp.maximum(values[0].size * rows.sum(), 1)
 
 
-class Hop(NamedTuple):
-  """A step from t to s by way of u, about half-way, each int32 [b, 1, 1, 1].
-
-  Attributes:
-    halves: whether the half steps are steps that are learnt too.
-  """
-
-  t: Array
-  u: Array
-  s: Array
-  halves: Array
-
-
-def draw_hop(rng: Array, batch: int, *, num_steps: int, counts: Sequence[int]) -> Hop:
-  """A step of a sampler of n steps, n drawn from `counts`, for every example."""
-  count_rng, place_rng = jax.random.split(rng)
-  chosen = jax.random.randint(count_rng, (batch, 1, 1, 1), 0, len(counts))
-  n = jnp.array(counts)[chosen]
-  place = jnp.floor(jax.random.uniform(place_rng, (batch, 1, 1, 1)) * n)
-  # As diffusion/times.py: trailing spaces the times of n steps.
-  t, u, s = (
-    jnp.round(num_steps * (n - place - part) / n).astype(jnp.int32) for part in (0, 0.5, 1)
-  )
-  return Hop(t, u, s, halves=jnp.isin(2 * n, jnp.array(counts)))
-
-
-def end_of_step(denoise: Denoise, z_t: Array, hop: Hop, *, schedule: Callable) -> Array:
+def end_of_step(denoise: Denoise, z_t: Array, hop: times.Hop, *, schedule: Callable) -> Array:
   """The velocity at t whose DDIM step to s ends where two half steps do.
 
   Half steps that are not learnt are those of the posterior mean: no step is given.
   """
-  t, u, s, halves = hop
+  t, u, s, halves, _ = hop
   at_t, at_u, at_s = schedule(t), schedule(u), schedule(s)
   v_t = denoise(z_t, t, jnp.where(halves, u, t))
   z_u = compose(decompose(z_t, v_t, at_t), at_u)
   v_u = denoise(z_u, u, jnp.where(halves, s, u))
   z_s = compose(decompose(z_u, v_u, at_u), at_s)
-  # The pair whose step leads z_t to z_s (progressive distillation: Salimans & Ho, 2022, App. G).
-  ratio = at_s.sigma / at_t.sigma
-  x = (z_s - ratio * z_t) / (at_s.alpha - ratio * at_t.alpha)
-  return velocity(Pair(x, (z_t - at_t.alpha * x) / at_t.sigma), at_t)
+  return velocity(step_between(z_t, z_s, at_t, at_s), at_t)
 
 
 STEP_AWARE = Method(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cdd.core.errors import UserError
 from cdd.core.types import Batch, Nets
 from cdd.diffusion import schedules, times
 from cdd.diffusion.guidance import classifier_free
@@ -79,7 +80,7 @@ def test_the_target_of_a_step_is_where_two_half_steps_end(size):
   z = jnp.asarray(RNG.normal(size=(8, 2, 2, 3)), jnp.float32)
   t = jnp.full((8, 1, 1, 1), 1000)
   s = t - size
-  hop = step_aware.Hop(t, t - size // 2, s, jnp.array(True))
+  hop = times.Hop(t, t - size // 2, s, jnp.array(True), None)
   v = step_aware.end_of_step(Gaussian(), z, hop, schedule=SCHEDULE)
   one = compose(decompose(z, v, SCHEDULE(t)), SCHEDULE(s))
   # Two DDIM steps, written in NumPy with the exact posterior mean.
@@ -101,14 +102,14 @@ def test_the_half_steps_of_the_smallest_step_are_given_none():
       return super().__call__(z, t, s)
 
   t, u, s, halves = ([1000, 1000, 125], [750, 938, 62], [500, 875, 0], [True, True, False])
-  hop = step_aware.Hop(*(jnp.array(part).reshape(3, 1, 1, 1) for part in (t, u, s, halves)))
+  hop = times.Hop(*(jnp.array(part).reshape(3, 1, 1, 1) for part in (t, u, s, halves)), None)
   step_aware.end_of_step(Spy(), jnp.zeros((3, 1, 1, 1)), hop, schedule=SCHEDULE)
   assert seen == [[250, 62, 0], [250, 63, 0]]
 
 
 def test_steps_are_those_of_a_sampler_and_their_halves_those_of_one_of_twice_as_many():
-  hop = step_aware.draw_hop(jax.random.key(0), 6000, num_steps=1000, counts=(1, 2, 4, 8, 16))
-  t, u, s, halves = (np.ravel(part).tolist() for part in hop)
+  hop = times.draw_hop(jax.random.key(0), 6000, num_steps=1000, counts=(1, 2, 4, 8, 16))
+  t, u, s, halves = (np.ravel(part).tolist() for part in hop[:4])
   visited = {n: times.Timesteps().times(1000, n) for n in (1, 2, 4, 8, 16, 32)}
   expected = {
     (visited[n][m], visited[2 * n][2 * m + 1], visited[n][m + 1], n < 16)
@@ -120,8 +121,8 @@ def test_steps_are_those_of_a_sampler_and_their_halves_those_of_one_of_twice_as_
 
 def test_any_number_of_steps_can_be_learnt_and_half_steps_only_of_those_that_are():
   every = (1, 2, 3, 4, 5, 6, 7, 8)
-  hop = step_aware.draw_hop(jax.random.key(0), 6000, num_steps=1000, counts=every)
-  drawn = set(zip(*(np.ravel(part).tolist() for part in hop), strict=True))
+  hop = times.draw_hop(jax.random.key(0), 6000, num_steps=1000, counts=every)
+  drawn = set(zip(*(np.ravel(part).tolist() for part in hop[:4]), strict=True))
   visited = {n: times.Timesteps().times(1000, n) for n in range(1, 17)}
   expected = {
     (visited[n][m], visited[2 * n][2 * m + 1], visited[n][m + 1], n <= 4)
@@ -159,7 +160,8 @@ def test_the_target_of_a_guided_step_is_where_two_guided_half_steps_end(monkeypa
   """Those of the smallest steps are guided, and those of larger ones are only given the scale."""
   seen = {}
 
-  def distance(v, target):
+  def distance(v, target, weight):
+    assert weight is None
     seen.update(v=np.asarray(v), target=np.asarray(target))
     return jnp.mean((v - target) ** 2)
 
@@ -167,9 +169,10 @@ def test_the_target_of_a_guided_step_is_where_two_guided_half_steps_end(monkeypa
     t, u, s = (
       jnp.array(part * 2).reshape(4, 1, 1, 1) for part in ([500, 500], [438, 375], [375, 250])
     )
-    return step_aware.Hop(t, u, s, jnp.array([False, True] * 2).reshape(4, 1, 1, 1))
+    halves = jnp.array([False, True] * 2).reshape(4, 1, 1, 1)
+    return times.Hop(t, u, s, halves, None)
 
-  monkeypatch.setattr(step_aware, 'draw_hop', draw_hop)
+  monkeypatch.setattr(times, 'draw_hop', draw_hop)
   c = X[:, :1, :1, :1]
   net = Told(c)
   batch = Batch(X, negative=jnp.full_like(c, 0.3))
@@ -248,6 +251,21 @@ def test_the_loss_is_the_mean_of_both_parts_by_their_share():
   total, metrics = loss(network(0.4), network(0.6), share=0.25)
   parts = 0.25 * metrics['consistency'] + 0.75 * metrics['guidance']
   np.testing.assert_allclose(total, parts, rtol=1e-5)
+
+
+def test_a_weight_multiplies_the_error_of_the_steps_of_its_count():
+  """Those of one step: the loss is linear in the weight, and no other example is weighed."""
+  of = lambda *weights: float(loss(network(0.4), network(0.6), counts=(1, 4), weights=weights)[0])
+  weighed = [of(first, last) for first, last in ((1, 1), (3, 1), (5, 1), (1, 3))]
+  np.testing.assert_allclose(weighed[0], of(), rtol=1e-6)
+  np.testing.assert_allclose(weighed[2] - weighed[1], weighed[1] - weighed[0], rtol=1e-4)
+  _, metrics = loss(network(0.4), network(0.6), counts=(1, 4))
+  both = weighed[1] + weighed[3] - 2 * weighed[0]
+  np.testing.assert_allclose(both, 2 * 0.5 * metrics['consistency'], rtol=1e-4)
+  assert weighed[0] < min(weighed[1], weighed[3])
+  message = r'method[.]weights=.2, 1, 1. has not one for each of method[.]counts=.1, 4.'
+  with pytest.raises(UserError, match=message):
+    of(2, 1, 1)
 
 
 def test_before_the_warm_up_no_example_learns_a_step():
