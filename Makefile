@@ -10,6 +10,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cdd
 PRIOR ?= $(CACHE)/prior
 PHOTOS ?= $(CACHE)/photos
 CORE ?= $(shell expr $$(nproc --all) - 1)
+PROCESSES ?= 1
 # A log has lines, not a bar.
 BACKGROUND := TQDM_MININTERVAL=1e9 OMP_NUM_THREADS=1 setsid nohup nice -n 19 taskset -c $(CORE)
 
@@ -36,9 +37,11 @@ photos: .venv/demo.done
 	$(BIN)/python -m benchmarks.photos --folder=$(PHOTOS)
 
 # In the background, where it left off: the log says how far it is. By PyTorch (benchmarks/long_prior.py).
+# `make prior CORE=0,1 PROCESSES=2` takes two cores.
 prior: photos .venv/test.done
 	mkdir -p $(PRIOR)
-	CDD_PHOTOS=$(PHOTOS) $(BACKGROUND) $(BIN)/python -m benchmarks.long_prior --home=$(PRIOR) \
+	CDD_PHOTOS=$(PHOTOS) $(BACKGROUND) $(BIN)/python -m torch.distributed.run --standalone \
+	  --nproc-per-node=$(PROCESSES) -m benchmarks.long_prior --home=$(PRIOR) \
 	  >> $(PRIOR)/log.txt 2>&1 < /dev/null &
 	@echo 'See $(PRIOR)/log.txt; `make prior-stop` has it save and leave.'
 

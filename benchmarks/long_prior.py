@@ -3,11 +3,14 @@
 python -m benchmarks.long_prior --home=FOLDER           trains, or goes on where it stopped
 python -m benchmarks.long_prior --home=FOLDER --export  writes FOLDER/export as it is now
 python -m benchmarks.long_prior --home=FOLDER --stage=gpu --budget=6   on a GPU (gpu.sh)
+python -m torch.distributed.run --standalone --nproc-per-node=2 -m benchmarks.long_prior ...
+                                                        a batch shared by two processes
 
 A prior comes from PyTorch in practice, and on a CPU PyTorch trains this one about twice as fast as
 XLA: it computes in bfloat16 (docs/prior.md). The folder that it exports is read by cdd like
-any other. Data, shape and settings are `long` of configs/pretrain.py; the text encoder starts as
-the packaged one and learns too, and the autoencoder stays as it is.
+any other. Data, shape and settings are `long` of configs/pretrain.py, which trains the packaged
+U-Net and text encoder further, or `gpu`, with a wider U-Net from nothing. The autoencoder stays as
+it is.
 
 `make prior` starts it in the background. SIGTERM has it save and leave; killed otherwise it loses
 what it did since the last checkpoint.
@@ -20,7 +23,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +34,7 @@ import numpy as np
 import torch
 import transformers
 from absl import flags
+from torch import distributed
 from torch.nn import functional
 
 from cdd import assets
@@ -46,8 +50,10 @@ STAGE = flags.DEFINE_string('stage', 'long', 'Its config of configs/pretrain.py.
 MINUTES = flags.DEFINE_float('budget', None, 'Minutes after which it ends, encoding included.')
 START = flags.DEFINE_string('start', None, 'A diffusers folder whose U-Net a new run starts from.')
 THREADS = flags.DEFINE_integer('threads', 1, 'Threads of PyTorch.')
-EVERY = 250  # Updates from one checkpoint, and line of the log, to the next.
-FIRST, PASSES = 2, 5  # Parts to begin with; passes over a part until one more is encoded.
+EVERY = 125  # Updates from one checkpoint, and line of the log, to the next.
+FIRST, PASSES = 2, 8  # Parts to begin with; passes over a part until one more is encoded.
+# This process of how many; torch.distributed.run says so.
+RANK, PROCESSES = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
 HELD_OUT = 128
 TIMES = (200, 400, 600, 800, 1000)
 PACKAGED = assets.PRIOR
@@ -64,6 +70,7 @@ class Prior(torch.nn.Module):
     self.unet, self.text_encoder = unet, text_encoder
     if DEVICE == 'cpu':  # PyTorch's own attention takes a third of a step's time there.
       unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor())
+      text_encoder.set_attn_implementation('eager')
 
   @classmethod
   def read(cls, folder: Path, unet: diffusers.UNet2DConditionModel | None = None) -> 'Prior':
@@ -122,9 +129,13 @@ class Examples:
     return latents.float().permute(0, 3, 1, 2), ids
 
   def _grow(self, count: int) -> None:
-    while len(self._parts) < count:
-      folder = self._folder / f'part_{len(self._parts) + 1}'
-      self._encode(folder, len(self._parts) + 1)
+    missing = range(len(self._parts) + 1, count + 1)
+    for part in missing[RANK::PROCESSES]:
+      self._encode(self._folder / f'part_{part}', part)
+    if missing and PROCESSES > 1:
+      distributed.barrier()
+    for part in missing:
+      folder = self._folder / f'part_{part}'
       captions = json.loads((folder / 'captions.json').read_text())
       ids = self._frozen.ids(captions).numpy()
       self._parts.append((np.load(folder / 'image.npy', mmap_mode='r'), ids))
@@ -138,10 +149,9 @@ class Examples:
     cache.write(folder, source, task, dict(image=self._frozen.encode), **settings)
 
 
-def loss(prior, frozen: Frozen, latents, ids, t, generator: torch.Generator) -> torch.Tensor:
+def loss(prior, frozen: Frozen, latents, ids, t, noise: torch.Tensor) -> torch.Tensor:
   """The mean squared error of v."""
-  noise = torch.randn(latents.shape, generator=generator).to(DEVICE)
-  latents, t = latents.to(DEVICE), t.to(DEVICE)
+  latents, t, noise = latents.to(DEVICE), t.to(DEVICE), noise.to(DEVICE)
   noisy = frozen.scheduler.add_noise(latents, noise, t)
   v = frozen.scheduler.get_velocity(latents, noise, t)
   return functional.mse_loss(prior(noisy, t, ids), v)
@@ -186,13 +196,40 @@ def average(averaged, current, count, *, most: float) -> None:
   torch._foreach_lerp_(averaged, current, 1 - decay)
 
 
+def first(value: float) -> float:
+  """What the first process has."""
+  if PROCESSES == 1:
+    return value
+  distributed.broadcast(shared := torch.tensor(value, dtype=torch.float64), 0)
+  return shared.item()
+
+
+def average_gradients(optimizers: list[torch.optim.Optimizer]) -> None:
+  """Replaces gradients by their mean over the processes.
+
+  Raises:
+    RuntimeError: a parameter has none; its optimiser would pass it over in silence.
+  """
+  groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+  gradients = [p.grad for group in groups for p in group['params']]
+  if missing := sum(one is None for one in gradients):
+    raise RuntimeError(f'No gradient reaches {missing} of {len(gradients)} parameters.')
+  if PROCESSES == 1:
+    return
+  distributed.all_reduce(flat := torch.cat([one.flatten() for one in gradients]))
+  means = torch.split(flat / PROCESSES, [one.numel() for one in gradients])
+  torch._foreach_copy_(gradients, [m.view_as(g) for m, g in zip(means, gradients, strict=True)])
+
+
 class Run:
   """A training: its weights, their average, its optimisers, and what it has seen."""
 
   def __init__(self, config, frozen: Frozen, start: str | None = None):
     self.config, self.frozen, self.update = config, frozen, 0
     torch.manual_seed(config.seed)
-    new = None if start else diffusers.UNet2DConditionModel(**config.prior.new.unet)
+    new = None
+    if not start and 'new' in config.prior:
+      new = diffusers.UNet2DConditionModel(**config.prior.new.unet)
     self.prior = Prior.read(Path(start or PACKAGED), new)
     mean = partial(average, most=config.target.decay)
     self.averaged = torch.optim.swa_utils.AveragedModel(self.prior, multi_avg_fn=mean)
@@ -218,21 +255,23 @@ class Run:
   def done(self) -> float:
     """How much of the training is done, by updates or by the clock."""
     minutes = (time.perf_counter() - BEGUN) / 60
-    return max(self.update / self.config.steps, minutes / (MINUTES.value or np.inf))
+    return first(max(self.update / self.config.steps, minutes / (MINUTES.value or np.inf)))
 
   def step(self, latents: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """An update; its loss."""
     generator = torch.Generator().manual_seed(self.update)
     count = self.frozen.scheduler.config.num_train_timesteps
     t = torch.randint(count, latents.shape[:1], generator=generator)
+    batch = latents, ids, t, torch.randn(latents.shape, generator=generator)
     with torch.autocast(DEVICE, torch.bfloat16):
-      error = loss(self.prior, self.frozen, latents, ids, t, generator)
+      error = loss(self.prior, self.frozen, *(each[RANK::PROCESSES] for each in batch))
     error.backward()
+    average_gradients(self.optimizers)
     settings = self.config.optimizer
-    warm = min((self.update + 1) / settings.warmup, 1)
+    now = min((self.update + 1) / settings.warmup, 1) * rate(self.done(), settings)
     for optimizer in self.optimizers:
       for group in optimizer.param_groups:
-        group['lr'] = warm * rate(self.done(), settings)
+        group['lr'] = now
       optimizer.step()
       optimizer.zero_grad()
     self.averaged.update_parameters(self.prior)
@@ -252,9 +291,10 @@ def held_out_error(frozen: Frozen) -> Callable:
   @torch.no_grad()
   def error(prior) -> dict[str, dict[int, float]]:
     def at(place, t):
-      mine, generator = slice(place, None, len(kinds)), torch.Generator().manual_seed(t)
+      mine = slice(place, None, len(kinds))
+      noise = torch.randn(latents[mine].shape, generator=torch.Generator().manual_seed(t))
       times = torch.full(latents[mine].shape[:1], t - 1)
-      return loss(prior, frozen, latents[mine], ids[mine], times, generator).item()
+      return loss(prior, frozen, latents[mine], ids[mine], times, noise).item()
 
     return {kind: {t: at(place, t) for t in TIMES} for place, kind in enumerate(kinds)}
 
@@ -274,12 +314,14 @@ def said(found: dict[str, dict[int, float]]) -> str:
 def fit(run: Run, examples: Examples, folder: Path, *, show: Callable, stopped: Callable) -> None:
   """Goes on until the end, or until `stopped()`, and saves."""
   error, batch = held_out_error(run.frozen), run.config.data.batch_size
-  if not run.update:
+  if not run.update and not RANK:
     show(f'the packaged prior: held-out error of v: {said(error(Prior.read(PACKAGED)))}')
   begun, losses = time.perf_counter(), []
-  while run.done() < 1 and not stopped():
+  done = run.done()
+  while done < 1 and not first(bool(stopped())):
     losses.append(run.step(*examples.batch(run.update)))
-    if run.update % EVERY == 0 or run.done() >= 1:
+    done = run.done()
+    if not RANK and (run.update % EVERY == 0 or done >= 1):
       mean = torch.stack(losses).mean().item()
       if not np.isfinite(mean):
         raise UserError(f'The loss is {mean} within the {len(losses)} updates to {run.update}.')
@@ -287,7 +329,8 @@ def fit(run: Run, examples: Examples, folder: Path, *, show: Callable, stopped: 
       show(line(run, mean, error(run.averaged.module), speed))
       run.save(folder / 'state.pt')
       begun, losses = time.perf_counter(), []
-  run.save(folder / 'state.pt')
+  if not RANK:
+    run.save(folder / 'state.pt')
 
 
 def line(run: Run, mean: float, found: dict, speed: float) -> str:
@@ -325,7 +368,26 @@ def train(run: Run, home: Path) -> None:
   interrupts.saving(True)
   examples = Examples(home / 'examples', run.config, run.frozen)
   show = partial(print, flush=True)
-  fit(run, examples, home, show=show, stopped=lambda: bool(signals))
+  with alone(home):
+    fit(run, examples, home, show=show, stopped=lambda: bool(signals))
+
+
+@contextlib.contextmanager
+def alone(home: Path) -> Iterator[None]:
+  """Holds a home for one training, whose first process is told by its file `pid`."""
+  if RANK:
+    yield
+    return
+  try:
+    with filelock.FileLock(home / 'lock', timeout=0):
+      give_way()
+      files.write(home / 'pid', f'{os.getpid()}\n')
+      try:
+        yield
+      finally:
+        (home / 'pid').unlink()
+  except filelock.Timeout as error:
+    raise UserError(f'Another process trains in {home}.') from error
 
 
 def give_way() -> None:
@@ -342,22 +404,17 @@ def main() -> None:
   home = Path(HOME.value)
   home.mkdir(parents=True, exist_ok=True)
   torch.set_num_threads(THREADS.value)
+  if PROCESSES > 1:
+    distributed.init_process_group('gloo')
   transformers.utils.logging.disable_progress_bar()
   run = Run(pretrain.get_config(STAGE.value), Frozen.read(PACKAGED), START.value)
   if EXPORT.value and not (home / 'state.pt').exists():
     raise UserError(f'{home} has no checkpoint yet.')
   run.restore(home / 'state.pt')
-  try:
-    if not EXPORT.value:
-      with filelock.FileLock(home / 'lock', timeout=0):
-        give_way()
-        files.write(home / 'pid', f'{os.getpid()}\n')
-        try:
-          train(run, home)
-        finally:
-          (home / 'pid').unlink()
-  except filelock.Timeout as error:
-    raise UserError(f'Another process trains in {home}.') from error
+  if not EXPORT.value:
+    train(run, home)
+  if RANK:
+    return
   if not run.update:
     raise UserError('The time was over before the first update; nothing is exported.')
   export(run, home / 'export')

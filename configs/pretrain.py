@@ -242,45 +242,46 @@ PHOTOS = os.environ.get('CDD_PHOTOS', os.path.expanduser('~/.cache/cdd/photos'))
 
 
 def long_source(part: int) -> dict:
-  """What a part of the long training reads: of 12 examples 8 are scenes, 2 photographs, one a
+  """What a part of the long training reads: of 24 examples 20 are scenes, 2 photographs, one a
   texture and one a nebula, and no scene is in two parts.
   """
-  starts = range(part * 1_000_000, (part + 1) * 1_000_000, 125_000)
-  scenes = [dict(name='scenes', size=64, start=start, length=125_000) for start in starts]
+  starts = range(part * 1_000_000, (part + 1) * 1_000_000, 50_000)
+  scenes = [dict(name='scenes', size=64, start=start, length=50_000) for start in starts]
   photos = [
     dict(name='image_folder', path=f'{PHOTOS}/{kind}', split='train', size=64, seed=seed)
     for seed, kind in enumerate(('natural', 'natural', 'textures', 'nebulae'), 4 * part)
   ]
-  mixed = [one for turn in range(4) for one in (*scenes[2 * turn : 2 * turn + 2], photos[turn])]
+  mixed = [one for turn in range(4) for one in (*scenes[5 * turn : 5 * turn + 5], photos[turn])]
   return dict(name='mixture', sources=tuple(mixed))
 
 
 def long() -> ConfigDict:
-  """A wider U-Net from nothing, three million examples long (benchmarks/long_prior.py).
+  """The packaged U-Net and text encoder, trained further (benchmarks/long_prior.py).
 
-  The text encoder starts as the packaged one, which tells shapes poorly apart (docs/prior.md), and
-  learns too; the autoencoder is frozen. `cdd.main` trains it on the first part alone.
+  `cdd.main` trains them on the first part alone.
   """
   config = prior_longest()
   config.name = 'pretrain_long'
-  config.steps = 48_000
-  config.prior = dict(path='packaged', new=dict(unet=levels((64, 128, 128), 16, 4)))
+  config.steps = 24_000
+  config.prior = dict(path='packaged')
   config.trainable = (('unet[.].*|text_encoder[.].*', 'train'), ('.*', 'freeze'))
   config.data.source = long_source(1)
-  config.data.update(dict(batch_size=64, cache=48_000))
+  config.data.update(dict(batch_size=128, cache=48_000))
   config.method.sample_t = dict(name='per_example')
-  config.target.decay = 0.9995
-  config.optimizer.update(dict(warmup=200, hold=0.8))
+  config.target.decay = 0.999
+  config.optimizer.update(dict(learning_rate=1.4e-3, warmup=100, hold=0.5))
   return config
 
 
 def gpu() -> ConfigDict:
-  """The same on one GPU, within minutes (benchmarks/gpu.sh)."""
+  """A wider U-Net from nothing on one GPU, within minutes (benchmarks/gpu.sh)."""
   config = long()
   config.name = 'pretrain_gpu'
   config.steps = 20_000
+  config.prior = dict(path='packaged', new=dict(unet=levels((64, 128, 128), 16, 4)))
   config.data.update(dict(batch_size=512, workers=14))
-  config.optimizer.update(dict(learning_rate=2e-3, hold=0.6))
+  config.target.decay = 0.9995
+  config.optimizer.update(dict(learning_rate=2e-3, warmup=200, hold=0.6))
   return config
 
 

@@ -1,7 +1,11 @@
 """The long training of the prior by PyTorch: its error is ours, and it goes on where it stopped."""
 
 import copy
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,16 +23,20 @@ WEIGHTS = 'export/unet/diffusion_pytorch_model.safetensors'
 
 @pytest.fixture
 def config(monkeypatch):
-  """A small U-Net, on scenes alone."""
+  return small(monkeypatch)
+
+
+def small(monkeypatch):
+  """The config of a small U-Net, on scenes alone."""
   scenes = lambda part: dict(name='scenes', size=64, start=part * 1000)
   monkeypatch.setattr(pretrain, 'long_source', scenes)
   monkeypatch.setattr(long_prior, 'HELD_OUT', 4)
   monkeypatch.setattr(long_prior, 'EVERY', 2)
   monkeypatch.setattr(long_prior, 'MINUTES', type('Flag', (), dict(value=None)))
-  config = pretrain.get_config('long')
+  config = pretrain.get_config('gpu')
   config.steps = 4
   config.prior.new.unet = pretrain.levels((8, 16), 16, 4)
-  config.data.update(dict(batch_size=2, cache=4))
+  config.data.update(dict(batch_size=2, cache=4, workers=0))
   config.optimizer.warmup = 1
   return config
 
@@ -46,7 +54,8 @@ def train(config, frozen, home, *, steps=10):
   examples = long_prior.Examples(home / 'examples', config, frozen)
   stopped = lambda: not left or left.pop()
   long_prior.fit(run, examples, home, show=shown.append, stopped=stopped)
-  long_prior.export(run, home / 'export')
+  if not long_prior.RANK:
+    long_prior.export(run, home / 'export')
   return run, shown
 
 
@@ -62,6 +71,36 @@ def test_a_run_that_was_stopped_ends_as_an_unbroken_one(config, frozen, tmp_path
   assert early != late == (tmp_path / 'unbroken' / WEIGHTS).read_bytes()
 
 
+SHARED = """
+import pathlib, sys
+import pytest
+from torch import distributed
+import test_long_prior as test
+distributed.init_process_group('gloo')
+config = test.small(pytest.MonkeyPatch())
+frozen = test.long_prior.Frozen.read(test.long_prior.PACKAGED)
+run, shown = test.train(config, frozen, pathlib.Path(sys.argv[1]), steps=2)
+assert run.update == 2 and bool(shown) == (test.long_prior.RANK == 0), shown
+"""
+
+
+def test_two_processes_share_a_batch(config, frozen, tmp_path):
+  """They encode a part each, take half a batch each, and end in the weights of one process."""
+  script, here = tmp_path / 'shared.py', Path(__file__)
+  script.write_text(SHARED)
+  launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+  paths = os.pathsep.join((str(here.parent), str(here.parents[2])))
+  subprocess.run(
+    [*launch, script, tmp_path / 'two'], check=True, env={**os.environ, 'PYTHONPATH': paths}
+  )
+  train(config, frozen, tmp_path / 'one', steps=2)
+  two, one = (torch.load(tmp_path / name / 'state.pt') for name in ('two', 'one'))
+  begun = long_prior.Run(config, frozen).prior.state_dict()
+  change = lambda state: torch.cat([(state[name] - begun[name]).flatten() for name in begun])
+  likeness = torch.cosine_similarity(change(two['prior']), change(one['prior']), dim=0)
+  assert likeness > 0.97  # Adam's first updates are of one size, so that rounding counts.
+
+
 def test_what_it_exports_predicts_the_same_in_jax(config, frozen, tmp_path):
   run, _ = train(config, frozen, tmp_path, steps=2)
   model = load(tmp_path / 'export')
@@ -69,13 +108,13 @@ def test_what_it_exports_predicts_the_same_in_jax(config, frozen, tmp_path):
   latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
   t = torch.tensor([199, 999])
   prior = copy.deepcopy(run.averaged.module).half().float()
-  generator = lambda: torch.Generator().manual_seed(5)
+  noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
   ids = frozen.ids(captions)
   with torch.no_grad():
-    expected = long_prior.loss(prior, frozen, latents, ids, t, generator()).item()
+    expected = long_prior.loss(prior, frozen, latents, ids, t, noise).item()
 
   last = lambda array: jnp.asarray(array.permute(0, 2, 3, 1).numpy())
-  x, noise = last(latents), last(torch.randn(latents.shape, generator=generator()))
+  x, noise = last(latents), last(noise)
   times = jnp.asarray(t.numpy() + 1).reshape(2, 1, 1, 1)
   level = model.networks.schedule(times)
   raw = model.words(captions, (64, 64))
@@ -98,6 +137,13 @@ def test_muon_moves_the_kernels_themselves(config, frozen):
   values = torch.linalg.svdvals(change)
   assert values.min() > 0.5 * values.max() > 0
   assert (words != words_before).any(1).sum() >= 3  # The text encoder learns too.
+
+
+def test_a_parameter_without_a_gradient_is_not_passed_over(config, frozen):
+  run = long_prior.Run(config, frozen)
+  run.prior.unet.mid_block.requires_grad_(False)
+  with pytest.raises(RuntimeError, match=r'No gradient reaches \d+ of \d+ parameters'):
+    run.step(torch.randn(2, 4, 16, 16), frozen.ids(['a red ball', '']))
 
 
 def test_a_home_without_a_checkpoint_cannot_be_exported(tmp_path, monkeypatch):
