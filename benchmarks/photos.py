@@ -65,12 +65,16 @@ class Picture(NamedTuple):
 
 
 def table(path: Path = TABLE) -> list[Picture]:
-  """The rows of photos.tsv, in which an empty field is that of the row above."""
+  """The rows of photos.tsv, in which an empty field is that of the row above.
+
+  `place` there is the folder of a picture's `file`.
+  """
   rows, above = [], {}
   with path.open(newline='') as file:
     for row in csv.DictReader(file, delimiter='\t'):
       above = {name: value or above[name] for name, value in row.items()}
-      rows.append(Picture(**above))
+      whole = dict(above, file=f'{above["place"]}/{above["file"]}')
+      rows.append(Picture(**{name: whole[name] for name in Picture._fields}))
   return rows
 
 

@@ -244,8 +244,8 @@ def step_aware_rows(prior, seed: int) -> None:
 
 def weighted_rows(prior, seed: int) -> None:
   """The errors of steps, whose targets have no noise, count for more than those of the data."""
-  flat = {weight: (weight,) * 4 for weight in (1, 4, 8, 16)}
-  tried = [(weights, 0.95, 0.5) for weights in (*flat.values(), (1, 2, 4, 8))]
+  flat = {weight: (weight,) * 4 for weight in (1, 2, 4, 8, 16)}
+  tried = [(weights, 0.95, 0.5) for weights in (*flat.values(), (1, 2, 4, 8), (8, 4, 2, 1))]
   tried += [(flat[8], 0.99, 0.5), (flat[4], 0.0, 0.5), (flat[8], 0.0, 0.5), (flat[8], 0.95, 0.25)]
   for weights, decay, share in tried:
     recipe = step_recipe(weights=weights, share=share)

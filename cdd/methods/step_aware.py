@@ -6,8 +6,7 @@ size d ends, from two half steps of the target network, and the rest learns the 
 no step given. This goes beyond the paper, whose single stage, signal loss and self-consistency it
 has; the step as an input is that of shortcut models (Frans et al., 2024, arXiv:2410.12557) and of
 consistency trajectory models (Kim et al., 2023, arXiv:2310.02279). With guidance it learns where
-guided steps end, and is given their scale: one evaluation in place of two, as guided distillation
-(Meng et al., 2023, arXiv:2210.03142).
+guided steps end, given their scale: one evaluation for two (Meng et al., 2023, arXiv:2210.03142).
 """
 
 from collections.abc import Callable, Sequence
@@ -53,7 +52,7 @@ def loss(
     UserError: not as many weights as counts.
   """
   if weights and len(weights) != len(counts):
-    raise UserError(f'method.weights={weights} has not one for each of method.counts={counts}.')
+    raise UserError(f'method.weights={weights} needs a number for each of method.counts={counts}.')
   t_rng, eps_rng = jax.random.split(rng)
   x = batch.x  # (x, c) ~ p_data; c is bound to the networks.
   t = sample_t(t_rng, x.shape[0], 1, num_steps)
@@ -81,12 +80,13 @@ def loss(
     online = online.told(jnp.ones(t.shape).at[rows].set(scale))
     once = jnp.where(hop.halves, 1, scale)  # What is learnt is guided already.
     half = half.told(scale).guided(once, jax.tree.map(lambda leaf: leaf[rows], batch.negative))
-  ends = end_of_step(half, z_t[rows], hop, schedule=schedule)
-  target = real.at[rows].set(jnp.where(active, jax.lax.stop_gradient(ends), real[rows]))
+  ends = jax.lax.stop_gradient(end_of_step(half, z_t[rows], hop, schedule=schedule))
+  target = real.at[rows].set(jnp.where(active, ends, real[rows]))
   v = online(z_t, t, s)
   error, has_step = (v - target) ** 2, s < t
-  weight = jnp.where(active, jnp.array(weights or [1.0])[hop.chosen], 1)
-  weight = jnp.ones(t.shape).at[rows].set(weight) if weights else None
+  weight = None
+  if weights:
+    weight = jnp.ones(t.shape).at[rows].set(jnp.where(active, jnp.array(weights)[hop.chosen], 1))
   metrics = dict(consistency=mean_of(error, has_step), guidance=mean_of(error, ~has_step))
   return distance(v, target, weight), metrics
 
