@@ -20,7 +20,7 @@ status=0
 case $what in
 prior)
   start=
-  [ ! -d .gpu/start ] || start=--start=.gpu/start
+  [ ! -d .gpu/start ] || start=--weights=.gpu/start
   JAX_PLATFORMS=cpu $python -m benchmarks.long_prior --home="$home" --stage=gpu --threads=4 \
     --budget="$minutes" $start >"$out/prior.txt" 2>&1 || status=$?
   [ ! -d "$home/export" ] || tar -C "$home" -cf - export | split -b 15000000 - "$out/export.tar."

@@ -57,7 +57,7 @@ HOME = flags.DEFINE_string('home', None, 'Where everything is written.', require
 EXPORT = flags.DEFINE_bool('export', False, 'Only exports the newest checkpoint.')
 STAGE = flags.DEFINE_string('stage', 'long', 'Its config of configs/pretrain.py.')
 MINUTES = flags.DEFINE_float('budget', None, 'Minutes after which it ends, encoding included.')
-START = flags.DEFINE_string('start', None, 'A diffusers folder whose U-Net a new run starts from.')
+WEIGHTS = flags.DEFINE_string('weights', None, 'A diffusers folder that a new run starts from.')
 THREADS = flags.DEFINE_integer('threads', 1, 'Threads of PyTorch.')
 EVERY = 125  # Updates from one checkpoint, and line of the log, to the next.
 FIRST, PASSES = 2, 8  # Parts to begin with; passes over a part until one more is encoded.
@@ -222,9 +222,12 @@ class Run:
     return error.detach()
 
 
-def held_out_error(frozen: Frozen) -> Callable:
-  """prior -> {kind: {time: error of v}} of held-out pictures, the same noise always."""
-  mixed = pretrain.mixture(64, start=0, split='test')
+def held_out_error(frozen: Frozen, mixed) -> Callable:
+  """prior -> {kind: {time: error of v}} of held-out pictures, the same noise always.
+
+  Args:
+    mixed: the fields of a mixture of sources, which take turns.
+  """
   source = make(SOURCES, mixed, 'source')
   kinds = [one['name'] for one in mixed['sources']]
   examples = [source[index] for index in range(HELD_OUT)]
@@ -256,7 +259,8 @@ def said(found: dict[str, dict[int, float]]) -> str:
 
 def fit(run: Run, examples: Examples, folder: Path, *, show: Callable, stopped: Callable) -> None:
   """Goes on until the end, or until `stopped()`, and saves."""
-  error, batch = held_out_error(run.frozen), run.config.data.batch_size
+  data = run.config.data
+  error, batch = held_out_error(run.frozen, data.held_out), data.batch_size
   if not run.update and not RANK:
     show(f'the packaged prior: held-out error of v: {said(error(Prior.read(PACKAGED)))}')
   begun, losses = time.perf_counter(), []
@@ -350,7 +354,7 @@ def main() -> None:
   if PROCESSES > 1:
     distributed.init_process_group('gloo')
   transformers.utils.logging.disable_progress_bar()
-  run = Run(pretrain.get_config(STAGE.value), Frozen.read(PACKAGED), START.value)
+  run = Run(pretrain.get_config(STAGE.value), Frozen.read(PACKAGED), WEIGHTS.value)
   if EXPORT.value and not (home / 'state.pt').exists():
     raise UserError(f'{home} has no checkpoint yet.')
   run.restore(home / 'state.pt')

@@ -13,6 +13,7 @@ from cdd.core import cli, hosts
 from cdd.core.cli import FLAGS
 from cdd.runs import config as configs
 from cdd.runs import loop
+from cdd.training import profiler
 
 
 def define_flags() -> None:
@@ -28,6 +29,7 @@ def main() -> None:
   if FLAGS.print_config:
     print(json.dumps(configs.as_json(config), indent=2))
     return
+  profiler.unheard()
   workdir = cli.folder(FLAGS.workdir or f'runs/{config.name}', 'workdir')
   cli.join_processes()
   with hosts.together():

@@ -63,14 +63,27 @@ CAPTIONS = (
   'a green cylinder on a checkered floor',
   'a yellow ball and a purple block',
   'a large shiny brown ball on a gray floor under a blue sky',
-  'a white dotted cube on a green floor',
+  'a white striped cube on a green floor',
   'a photo of a meadow and autumn trees below a mountain',
   'a photo of the veins of a green leaf',
+  'a large purple ball in front of a yellow wall',
+  'a small cyan cube on a gray floor',
+  'an orange cylinder on a blue floor under a sunset sky',
+  'a pink ball and a green cube on a white floor',
+  'a shiny black cylinder on an orange floor',
+  'a red striped cylinder on a gray floor in front of a white wall',
+  'a brown cube and a cyan ball in front of a pink wall',
+  'a large yellow cube under a blue sky',
 )
 
 
-def mixture(size: int, *, start: int, split: str) -> dict:
-  scenes = dict(name='scenes', size=size, start=start)
+# What a small model learns to draw; captions name most of what is there.
+SIMPLE = dict(variety='simple', detail=0.85)
+
+
+def mixture(size: int, *, start: int, split: str, **settings) -> dict:
+  """Scenes, by these settings, and packaged photographs in turns."""
+  scenes = dict(name='scenes', size=size, start=start, **settings)
   return dict(name='mixture', sources=(scenes, dict(name='photos', split=split, size=size)))
 
 
@@ -246,7 +259,7 @@ def long_source(part: int) -> dict:
   texture and one a nebula, and no scene is in two parts.
   """
   starts = range(part * 1_000_000, (part + 1) * 1_000_000, 50_000)
-  scenes = [dict(name='scenes', size=64, start=start, length=50_000) for start in starts]
+  scenes = [dict(name='scenes', size=64, start=start, length=50_000, **SIMPLE) for start in starts]
   photos = [
     dict(name='image_folder', path=f'{PHOTOS}/{kind}', split='train', size=64, seed=seed)
     for seed, kind in enumerate(('natural', 'natural', 'textures', 'nebulae'), 4 * part)
@@ -266,6 +279,7 @@ def long() -> ConfigDict:
   config.prior = dict(path='packaged')
   config.trainable = (('unet[.].*|text_encoder[.].*', 'train'), ('.*', 'freeze'))
   config.data.source = long_source(1)
+  config.data.held_out = mixture(64, start=0, split='test', **SIMPLE)
   config.data.update(dict(batch_size=128, cache=48_000))
   config.method.sample_t = dict(name='per_example')
   config.target.decay = 0.999

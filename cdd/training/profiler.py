@@ -11,6 +11,12 @@ SIGNAL = signal.SIGUSR1
 COUNT = 5  # Updates that are traced on the signal.
 
 
+def unheard() -> None:
+  """Has the signal do nothing where no update is made; else it would end the process."""
+  with contextlib.suppress(ValueError):  # Only the main thread may set handlers.
+    signal.signal(SIGNAL, signal.SIG_IGN)
+
+
 class Profiler:
   """Traces updates into PROFILES/STEP, as xprof and ui.perfetto.dev read them.
 

@@ -149,7 +149,7 @@ def test_a_parameter_without_a_gradient_is_not_passed_over(config, frozen):
 def test_a_home_without_a_checkpoint_cannot_be_exported(tmp_path, monkeypatch):
   monkeypatch.setattr(long_prior, 'HOME', type('Flag', (), dict(value=str(tmp_path))))
   monkeypatch.setattr(long_prior, 'EXPORT', type('Flag', (), dict(value=True)))
-  for name, value in dict(THREADS=1, STAGE='long', START=None).items():
+  for name, value in dict(THREADS=1, STAGE='long', WEIGHTS=None).items():
     monkeypatch.setattr(long_prior, name, type('Flag', (), dict(value=value)))
   with pytest.raises(UserError, match='no checkpoint yet'):
     long_prior.main()

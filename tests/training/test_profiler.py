@@ -53,6 +53,18 @@ def test_a_signal_traces_the_next_updates_and_its_handler_goes_with_the_run(tmp_
   assert signal.getsignal(signal.SIGUSR1) is before
 
 
+def test_a_signal_outside_a_loop_does_not_end_the_process(tmp_path):
+  before = signal.getsignal(signal.SIGUSR1)
+  try:
+    profiler.unheard()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    run(tmp_path, range(1, 3))
+    os.kill(os.getpid(), signal.SIGUSR1)
+  finally:
+    signal.signal(signal.SIGUSR1, before)
+  assert not traced(tmp_path)
+
+
 @pytest.mark.parametrize('wrong', ['5', '7:3', '5:5', 'a:b', '', 3])
 def test_what_is_no_range_of_updates_is_refused(wrong):
   field = schema.FIELDS['log.profile']

@@ -7,7 +7,7 @@ import numpy as np
 from cdd.data.scenes import caption, render
 from cdd.data.scenes.caption import VOCABULARY
 from cdd.data.scenes.edits import edit
-from cdd.data.scenes.world import Scene, sample
+from cdd.data.scenes.world import VARIETIES, Scene, sample
 
 __all__ = ['VOCABULARY', 'Scene', 'Scenes', 'edit', 'sample']
 
@@ -22,6 +22,8 @@ class Scenes:
     length: how many scenes there are.
     detail: the probability that a caption names an attribute (shapes and numbers it always names).
     edits: also give an edited twin of every scene.
+    variety: of `world.VARIETIES`; 'all', or 'simple': at most two things, without dots, metal,
+      wood and striped floors.
 
   Each example is a dict: `image` float32 [h, w, 3] in 0..1, gamma-encoded; `depth` float32 [h, w],
   the distance along the optical axis in scene units (a sky is at `world.FAR`); `caption`; and, with
@@ -33,7 +35,9 @@ class Scenes:
     TypeError: an index or a size is not a whole number.
   """
 
-  def __init__(self, size=64, seed=0, start=0, length=1_000_000, detail=0.5, edits=False):
+  def __init__(
+    self, size=64, seed=0, start=0, length=1_000_000, detail=0.5, edits=False, variety='all'
+  ):
     self.size = checked_size(size)
     for name, value, least in (('seed', seed, 0), ('start', start, 0), ('length', length, 1)):
       if operator.index(value) < least:
@@ -41,7 +45,9 @@ class Scenes:
     if not 0 <= detail <= 1:
       raise ValueError(f'detail is {detail}; it must be a probability, 0..1')
     self.seed, self.start, self.length = map(operator.index, (seed, start, length))
-    self.detail, self.edits = detail, edits
+    if variety not in VARIETIES:
+      raise ValueError(f'variety is {variety!r}; choose one of {[*VARIETIES]}')
+    self.detail, self.edits, self.variety = detail, edits, variety
 
   def __len__(self):
     return self.length
@@ -63,12 +69,12 @@ class Scenes:
     if not 0 <= at < self.length:
       raise IndexError(f'Scene {at} is out of range; choose one of 0..{self.length - 1}')
     rng = np.random.default_rng((self.seed, self.start + at))
-    return sample(rng), rng
+    return sample(rng, VARIETIES[self.variety]), rng
 
   def __repr__(self):
     return (
       f'Scenes(size={self.size}, seed={self.seed}, start={self.start}, length={self.length}, '
-      f'detail={self.detail}, edits={self.edits})'
+      f'detail={self.detail}, edits={self.edits}, variety={self.variety!r})'
     )
 
 

@@ -53,8 +53,9 @@ def remove(scene, rng):
 
 
 def add(scene, rng):
-  thing = world.place(rng, scene.camera, scene.floor, scene.backdrop, scene.things)
-  if not thing or len(scene.things) > 3:
+  where = scene.camera, scene.floor, scene.backdrop, scene.things
+  thing = world.place(rng, *where, scene.variety)
+  if not thing or len(scene.things) >= max(scene.variety.counts):
     return None
   words = caption.name(thing, ('size', 'material', 'color', 'texture'))
   verb = world.pick(rng, ('add ', 'put in '))
@@ -75,14 +76,15 @@ def resize(scene, rng):
 
 def rematerial(scene, rng):
   at, thing, it = choose(scene, rng)
-  material = 'matte' if thing.material == 'metal' else 'metal'
-  words = f'make {it} matte' if material == 'matte' else f'make {it} out of metal'
-  return swap(scene, at, thing._replace(material=material)), words
+  dullest, *_, brightest = scene.variety.materials
+  material = dullest if thing.material == brightest else brightest
+  words = 'out of metal' if material == 'metal' else material
+  return swap(scene, at, thing._replace(material=material)), f'make {it} {words}'
 
 
 def retexture(scene, rng):
   at, thing, it = choose(scene, rng)
-  texture = world.pick(rng, [name for name in world.TEXTURES if name != thing.texture])
+  texture = world.pick(rng, [name for name in scene.variety.textures if name != thing.texture])
   return swap(scene, at, thing._replace(texture=texture)), f'make {it} {texture}'
 
 
@@ -105,7 +107,7 @@ def refloor(scene, rng):
   used = {thing.color for thing in scene.things}
   old = scene.floor
   for _ in range(world.TRIES):
-    new = world.sample_floor(rng)
+    new = world.sample_floor(rng, scene.variety)
     if (new.texture, new.colors) != (old.texture, old.colors) and not used & set(new.colors):
       words = caption.article(caption.floor(new, ('texture', 'color')))
       verb, to = world.pick(rng, (('turn', 'into'), ('change', 'to'), ('replace', 'with')))

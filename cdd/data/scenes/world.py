@@ -5,6 +5,7 @@ The camera stands at (0, height, 0), looks along +z and is pitched down, never r
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 # sRGB, 0..255
@@ -26,11 +27,41 @@ SHAPES = ('sphere', 'cube', 'cylinder')
 MATERIALS = ('matte', 'shiny', 'metal')
 TEXTURES = ('plain', 'striped', 'dotted')
 SIZES = {'small': 0.55, 'medium': 0.8, 'large': 1.1}  # half a width, in scene units
+OFTEN = {'small': 0.34, 'medium': 0.42, 'large': 0.24}  # how often each size is drawn
 FLOORS = ('plain', 'checkered', 'striped', 'wooden')
-BACKDROPS = ('wall', 'blue sky', 'sunset sky')
+BACKDROPS = {'wall': 0.6, 'blue sky': 0.22, 'sunset sky': 0.18}
 FAR = 40.0  # the depth of the sky: floor beyond it is not drawn
 MARGIN = 0.12  # the least gap between two things, in scene units
 TRIES = 40
+
+
+class Variety(NamedTuple):
+  """What scenes are made of: each choice with its probability, which sum to 1.
+
+  `counts` is how many things a scene has; the other keys are names of MATERIALS, TEXTURES, FLOORS.
+  """
+
+  counts: Mapping[int, float]
+  materials: Mapping[str, float]
+  textures: Mapping[str, float]
+  floors: Mapping[str, float]
+
+
+VARIETIES = {
+  'all': Variety(
+    counts={1: 0.15, 2: 0.3, 3: 0.32, 4: 0.23},
+    materials=dict.fromkeys(MATERIALS, 1 / 3),
+    textures=dict(plain=0.64, striped=0.2, dotted=0.16),
+    floors=dict(plain=0.42, checkered=0.22, striped=0.13, wooden=0.23),
+  ),
+  # What is legible in 64 px and learnt by a small model.
+  'simple': Variety(
+    counts={1: 0.45, 2: 0.55},
+    materials=dict(matte=0.5, shiny=0.5),
+    textures=dict(plain=0.8, striped=0.2),
+    floors=dict(plain=0.8, checkered=0.2),
+  ),
+}
 
 
 class Camera(NamedTuple):
@@ -100,11 +131,14 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
+  """Things before a backdrop; `variety` is what it was drawn from, and what edits draw from."""
+
   camera: Camera
   light: Light
   floor: Floor
   backdrop: Backdrop
   things: tuple[Thing, ...]
+  variety: Variety = VARIETIES['all']
 
 
 def frame(camera, center, radius):
@@ -126,32 +160,32 @@ def frame(camera, center, radius):
   return tuple(edges)
 
 
-def pick(rng, choices, weights=None):
-  """One of the choices, by their weights (which sum to 1) or evenly."""
+def pick(rng, choices):
+  """One of the choices, evenly, or by the probabilities of a mapping."""
   at = rng.random()
-  if weights is None:
+  if not isinstance(choices, Mapping):
     return choices[int(at * len(choices))]
-  for choice, weight in zip(choices, weights, strict=True):
+  for choice, weight in choices.items():
     at -= weight
     if at < 0:
       return choice
-  return choices[-1]
+  return choice
 
 
-def sample(rng):
-  """Draws a scene of one to four things; reproducible from the state of `rng`."""
+def sample(rng, variety=VARIETIES['all']):
+  """Draws a scene; reproducible from the state of `rng`."""
   height = rng.uniform(1.7, 3.1)
   pitch = math.atan((height - 0.55) / 6.0) + rng.uniform(-0.03, 0.03)
   camera = Camera(height, pitch, rng.uniform(2.5, 2.8))
-  floor = sample_floor(rng)
+  floor = sample_floor(rng, variety)
   backdrop = sample_backdrop(rng, floor)
   things = ()
-  for _ in range(pick(rng, (1, 2, 3, 4), (0.15, 0.3, 0.32, 0.23))):
-    thing = place(rng, camera, floor, backdrop, things)
+  for _ in range(pick(rng, variety.counts)):
+    thing = place(rng, camera, floor, backdrop, things, variety)
     things += (thing,) if thing else ()
   while not things:  # never empty; the middle of the picture always has room
-    things = tuple(filter(None, [place(rng, camera, floor, backdrop, things)]))
-  return Scene(camera, sample_light(rng), floor, backdrop, things)
+    things = tuple(filter(None, [place(rng, camera, floor, backdrop, things, variety)]))
+  return Scene(camera, sample_light(rng), floor, backdrop, things, variety)
 
 
 def sample_light(rng):
@@ -163,8 +197,8 @@ def sample_light(rng):
   return Light(direction, pick(rng, (0.0, 0.06, 0.12)), color)
 
 
-def sample_floor(rng):
-  texture = pick(rng, FLOORS, (0.42, 0.22, 0.13, 0.23))
+def sample_floor(rng, variety):
+  texture = pick(rng, variety.floors)
   names = [pick(rng, tuple(COLORS)), '']
   if texture == 'wooden':
     names = ['brown', 'brown']
@@ -176,22 +210,22 @@ def sample_floor(rng):
 
 
 def sample_backdrop(rng, floor):
-  kind = pick(rng, BACKDROPS, (0.6, 0.22, 0.18))
+  kind = pick(rng, BACKDROPS)
   free = [name for name in COLORS if name not in ('black', floor.colors[0])]
   return Backdrop(kind, pick(rng, free), rng.uniform(8.8, 10.5), rng.uniform(-0.25, 0.25))
 
 
-def place(rng, camera, floor, backdrop, things):
+def place(rng, camera, floor, backdrop, things, variety):
   """Draws a thing that stands clear of `things` and inside the picture, or None if none fits.
 
   No two things share both shape and colour, so that those two words name one thing, and none has
   the colour of what it stands on.
   """
-  shape, material = pick(rng, SHAPES), pick(rng, MATERIALS)
-  texture = pick(rng, TEXTURES, (0.64, 0.2, 0.16))
+  shape, material = pick(rng, SHAPES), pick(rng, variety.materials)
+  texture = pick(rng, variety.textures)
   color = pick(rng, free_colors(shape, floor, backdrop, things))
   yaw = rng.uniform(-0.78, 0.78)
-  size = pick(rng, tuple(SIZES), (0.34, 0.42, 0.24))
+  size = pick(rng, OFTEN)
   vary = rng.uniform(0.95, 1.05)
   for attempt, (across, near) in enumerate(rng.random((TRIES, 2)).tolist()):
     size = 'small' if attempt > TRIES / 2 else size  # where a bigger one found no room

@@ -17,6 +17,7 @@ def scenes(
   start: int = 0,
   length: int = 10_000_000,
   detail: float = 0.7,
+  variety: str = 'all',
 ):
   """Rendered scenes with exact depth and, if needed, edited twins (cdd.data.scenes).
 
@@ -27,6 +28,7 @@ def scenes(
   edits = 'edited_image' in needs
   transforms.check(size=size, seed=seed, length=length)
   try:
-    return Scenes(size=size, seed=seed, start=start, length=length, detail=detail, edits=edits)
+    settings = dict(seed=seed, start=start, length=length, detail=detail, variety=variety)
+    return Scenes(size=size, edits=edits, **settings)
   except (TypeError, ValueError) as error:
     raise UserError(f'The source of scenes: {error}.') from error

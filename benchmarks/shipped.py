@@ -1,0 +1,134 @@
+"""Makes anew what ships, after the packaged prior or a default has changed.
+
+python -m benchmarks.shipped --home=FOLDER             # trains and measures what is not there yet
+python -m benchmarks.shipped --home=FOLDER --only=depth_small --cores=0,1   # two runs at once
+python -m benchmarks.shipped --home=FOLDER --install   # puts what is there in its place
+
+Each run is a process of one thread on a core of its own, at the lowest priority. One that was
+interrupted goes on where it stopped. The runs of seed 0 come first: their models and stored
+results are what ships. `--install` writes cdd/assets and docs/results; it leaves alone what no run
+has made.
+"""
+
+import argparse
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import spread, undistilled
+from cdd import assets
+from cdd.core import files
+
+TASKS = ('depth', 'super_resolution')
+SEEDS = (0, 1, 2)
+DOCS = Path('docs/results')
+UNDISTILLED = ',method=finetune'
+MANY = '--config.evaluation.steps=(1, 2, 4, 8, 50)'
+ONE_THREAD = dict(OMP_NUM_THREADS='1', XLA_FLAGS='--xla_cpu_multi_thread_eigen=false')
+
+
+class Run(NamedTuple):
+  """A training with its evaluation; `settings` are flags of cdd.main."""
+
+  config: str
+  settings: tuple[str, ...] = ()
+
+
+def runs() -> dict[str, Run]:
+  """Name -> a run; in the order in which they are made."""
+  alone = '--config.evaluation.shipped=()'
+  found = {}
+  for seed in SEEDS:
+    settings = (f'--config.seed={seed}', alone)
+    for task in TASKS:
+      found[f'{task}_small_{seed}'] = Run(f'{task}:small', settings)
+      found[f'{task}_small_finetune_{seed}'] = Run(f'{task}:small{UNDISTILLED}', (*settings, MANY))
+  for task in TASKS:
+    found[f'{task}_tiny_finetune_0'] = Run(f'{task}:tiny{UNDISTILLED}', (alone,))
+  return found
+
+
+def ended(folder: Path) -> bool:
+  """Whether a run was trained, exported and measured."""
+  return (folder / 'metrics.json').exists()
+
+
+def make(home: Path, name: str, core: int) -> None:
+  """Trains and measures on one core; the output goes to home/NAME.log."""
+  run = runs()[name]
+  flags = [f'--config={run.config}', f'--workdir={home / name}', *run.settings]
+  command = ['nice', '-n', '19', 'taskset', '-c', str(core), sys.executable, '-m', 'cdd.main']
+  with open(home / f'{name}.log', 'a') as log:
+    subprocess.run([*command, *flags], env=os.environ | ONE_THREAD, stdout=log, stderr=log)
+  print(f'{name}: {"ended" if ended(home / name) else f"failed, see {log.name}"}', flush=True)
+
+
+def make_all(home: Path, names: list[str], cores: list[int]) -> None:
+  """Makes runs, as many at once as there are cores."""
+  free = queue.Queue()
+  for core in cores:
+    free.put(core)
+
+  def one(name):
+    core = free.get()
+    try:
+      make(home, name, core)
+    finally:
+      free.put(core)
+
+  with ThreadPoolExecutor(len(cores)) as pool:
+    list(pool.map(one, names))
+
+
+def install(home: Path) -> None:
+  """Puts models, stored results, tables and pictures of the runs that have ended in their place."""
+  for task in TASKS:
+    for size in undistilled.SHOWN_BY:
+      folder = home / f'{task}_{size}_finetune_0'
+      if ended(folder):
+        undistilled.main(task, size, folder / 'export' / 'trained.safetensors')
+    if ended(folder := home / f'{task}_small_0'):
+      for source, kind in (('config.json', 'json'), ('export/trained.safetensors', 'safetensors')):
+        with files.atomic(assets.TRAINED / f'{task}.{kind}') as new:
+          shutil.copyfile(folder / source, new)
+    if text := table(home, task):
+      files.write(DOCS / f'{task}_seeds.txt', text)
+  print('Now: python .ci/assets.py, and the pictures, from the reports of', home)
+
+
+def table(home: Path, task: str) -> str:
+  """What the seeds that have ended have in common, of this method and of the undistilled one."""
+  parts = []
+  for name, options in ((f'{task}_small', ''), (f'{task}_small_finetune', UNDISTILLED)):
+    folders = [home / f'{name}_{seed}' for seed in SEEDS if ended(home / f'{name}_{seed}')]
+    if folders:
+      rows = spread.spread([json.loads((f / 'metrics.json').read_text()) for f in folders])
+      command = f'python -m benchmarks.spread {" ".join(folder.name for folder in folders)}'
+      parts.append(f'# {task}:small{options}\n$ {command}\n{spread.markdown(rows)}\n')
+  return '\n'.join(parts)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--home', type=Path, required=True, help='where the runs are kept')
+  parser.add_argument('--only', default='', help='how the names of the runs begin')
+  parser.add_argument('--cores', default='0', help='such as 0,1: as many runs at once')
+  parser.add_argument('--install', action='store_true', help='trains nothing')
+  asked = parser.parse_args()
+  if asked.install:
+    install(asked.home)
+    return
+  names = [name for name in runs() if name.startswith(asked.only)]
+  names = [name for name in names if not ended(asked.home / name)]
+  asked.home.mkdir(parents=True, exist_ok=True)
+  make_all(asked.home, names, [int(core) for core in asked.cores.split(',')])
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,75 @@
+"""What makes anew what ships: what is run, and where it is put."""
+
+import json
+import subprocess
+
+import pytest
+
+from benchmarks import shipped
+from cdd import assets
+from cdd.core import cli
+
+
+def row(method, lpips):
+  metrics = dict(lpips=lpips, psnr=15.0, ssim=0.5, frechet=100.0, seconds_per_image=0.1, count=8)
+  return dict(method=method, steps=4, sampler='ddim', **metrics)
+
+
+def finish(folder, lpips=0.3):
+  """Leaves in a folder what a run leaves there."""
+  (folder / 'export').mkdir(parents=True)
+  (folder / 'export' / 'trained.safetensors').write_bytes(b'weights')
+  (folder / 'config.json').write_text('{}')
+  (folder / 'metrics.json').write_text(json.dumps([row('ours', lpips)]))
+
+
+def test_every_run_is_of_a_config_that_ships_and_the_first_seeds_come_first():
+  names = list(shipped.runs())
+  assert len(names) == 2 * (2 * len(shipped.SEEDS) + 1)
+  small = [name for name in names if '_small_' in name]
+  assert [name[-1] for name in small] == sorted(name[-1] for name in small)
+  for run in shipped.runs().values():
+    name, _, options = run.config.partition(':')
+    assert cli.load(cli.CONFIGS / f'{name}.py', options).task == name
+
+
+def test_each_run_has_a_core_of_its_own_and_those_that_ended_are_not_made_again(
+  tmp_path, monkeypatch, capsys
+):
+  made, names = [], list(shipped.runs())[:4]
+  finish(tmp_path / names[1])
+
+  def run(command, env, **_):
+    made.append((command[command.index('-c') + 1], command[-3:]))
+    assert env['OMP_NUM_THREADS'] == '1'
+
+  monkeypatch.setattr(subprocess, 'run', run)
+  monkeypatch.setattr('sys.argv', ['shipped', f'--home={tmp_path}', '--cores=0,1', '--only=depth'])
+  shipped.main()
+  wanted = [name for name in shipped.runs() if name.startswith('depth')]
+  said = capsys.readouterr().out
+  assert len(made) == len(wanted) - (names[1] in wanted)
+  assert {core for core, _ in made} <= {'0', '1'} and said.count('failed') == len(made)
+  assert names[1] not in said
+
+
+def test_what_ended_is_put_in_its_place_and_the_rest_is_left_alone(tmp_path, monkeypatch):
+  measured, folder = [], tmp_path / 'assets'
+  monkeypatch.setattr(assets, 'TRAINED', folder)
+  monkeypatch.setattr(shipped, 'DOCS', tmp_path / 'docs')
+  monkeypatch.setattr(shipped.undistilled, 'main', lambda *asked: measured.append(asked[:2]))
+  for directory in (folder, tmp_path / 'docs'):
+    directory.mkdir()
+  for name, lpips in (('depth_small_0', 0.3), ('depth_small_1', 0.4), ('depth_tiny_finetune_0', 0)):
+    finish(tmp_path / name, lpips)
+  shipped.install(tmp_path)
+  assert measured == [('depth', 'tiny')]
+  assert sorted(path.name for path in folder.iterdir()) == ['depth.json', 'depth.safetensors']
+  table = (tmp_path / 'docs' / 'depth_seeds.txt').read_text()
+  assert '0.350 ± 0.071' in table and 'finetune' not in table
+  assert not (tmp_path / 'docs' / 'super_resolution_seeds.txt').exists()
+
+
+@pytest.mark.parametrize('task', shipped.TASKS)
+def test_without_runs_there_is_no_table(tmp_path, task):
+  assert shipped.table(tmp_path, task) == ''
