@@ -114,20 +114,30 @@ def table(home: Path, task: str) -> str:
   return '\n'.join(parts)
 
 
+def cores(text: str) -> list[int]:
+  """'0,1' -> [0, 1], cores that this process may use."""
+  found, here = [*map(int, text.split(','))], os.sched_getaffinity(0)
+  if not {*found} <= here:
+    raise argparse.ArgumentTypeError(f'{text} names cores that are not of {sorted(here)}')
+  return found
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--home', type=Path, required=True, help='where the runs are kept')
   parser.add_argument('--only', default='', help='how the names of the runs begin')
-  parser.add_argument('--cores', default='0', help='such as 0,1: as many runs at once')
+  parser.add_argument('--cores', default='0', type=cores, help='such as 0,1: as many runs at once')
   parser.add_argument('--install', action='store_true', help='trains nothing')
   asked = parser.parse_args()
   if asked.install:
     install(asked.home)
     return
   names = [name for name in runs() if name.startswith(asked.only)]
+  if not names:
+    parser.error(f'no run begins with {asked.only!r}; there are {", ".join(runs())}')
   names = [name for name in names if not ended(asked.home / name)]
   asked.home.mkdir(parents=True, exist_ok=True)
-  make_all(asked.home, names, [int(core) for core in asked.cores.split(',')])
+  make_all(asked.home, names, asked.cores)
 
 
 if __name__ == '__main__':

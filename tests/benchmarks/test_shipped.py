@@ -1,6 +1,7 @@
 """What makes anew what ships: what is run, and where it is put."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -44,6 +45,7 @@ def test_each_run_has_a_core_of_its_own_and_those_that_ended_are_not_made_again(
     assert env['OMP_NUM_THREADS'] == '1'
 
   monkeypatch.setattr(subprocess, 'run', run)
+  monkeypatch.setattr(shipped.os, 'sched_getaffinity', lambda process: {0, 1})
   monkeypatch.setattr('sys.argv', ['shipped', f'--home={tmp_path}', '--cores=0,1', '--only=depth'])
   shipped.main()
   wanted = [name for name in shipped.runs() if name.startswith('depth')]
@@ -73,3 +75,18 @@ def test_what_ended_is_put_in_its_place_and_the_rest_is_left_alone(tmp_path, mon
 @pytest.mark.parametrize('task', shipped.TASKS)
 def test_without_runs_there_is_no_table(tmp_path, task):
   assert shipped.table(tmp_path, task) == ''
+
+
+@pytest.mark.parametrize(
+  ('flag', 'said'),
+  [
+    ('--only=other', "no run begins with 'other'; there are depth_small_0, "),
+    ('--cores=a', 'argument --cores: invalid cores value'),
+    ('--cores=0,4000', '0,4000 names cores that are not of \\['),
+  ],
+)
+def test_what_cannot_be_is_one_line(tmp_path, monkeypatch, capsys, flag, said):
+  monkeypatch.setattr('sys.argv', ['shipped', f'--home={tmp_path}', flag])
+  with pytest.raises(SystemExit):
+    shipped.main()
+  assert re.search(said, capsys.readouterr().err)
