@@ -182,12 +182,18 @@ def test_products_count_as_often_as_a_loop_runs_and_a_branch_by_the_dearer():
   assert counting.flops(jax.make_jaxpr(run)(matrix).jaxpr) == 9 * product
 
 
-def test_too_little_memory_is_a_sentence():
+@pytest.mark.parametrize(
+  'complaint',
+  [
+    'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. '
+    'Used 503.68G of 15.75G hbm. Exceeded hbm capacity by 487.93G.',
+    'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries '
+    '(503.68G) exceeds available HBM (15.75G).',
+  ],
+)
+def test_too_little_memory_is_a_sentence(complaint):
   def compile():
-    raise jax.errors.JaxRuntimeError(
-      'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. '
-      'Used 503.68G of 15.75G hbm. Exceeded hbm capacity by 487.93G.'
-    )
+    raise jax.errors.JaxRuntimeError(complaint)
 
   with pytest.raises(UserError, match='needs 503.68G of HBM on each chip, which has 15.75G'):
     planning.compile_or_explain(SimpleNamespace(compile=compile))

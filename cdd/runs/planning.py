@@ -87,6 +87,11 @@ class TooLarge(UserError):
     self.needs, self.has = needs, has
 
 
+# What compilers say of too little memory: what is needed, and what there is.
+COMPLAINTS = (
+  r'Used ([\d.]+\w) of ([\d.]+\w) hbm',
+  r'required for HLO temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)',
+)
 WORDS = ('tokens', 'tokens_2', 'states', 'pooled')  # What a batch may have of its captions.
 ADVICE = (
   'A larger config.accumulate (smaller micro-batches), config.model.remat where it is off, a '
@@ -343,7 +348,7 @@ def compile_or_explain(lowered):
   try:
     return lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    found = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', str(error))
+    found = [found for said in COMPLAINTS if (found := re.search(said, str(error)))]
     if not found:
       raise
-    raise TooLarge(found[1], found[2]) from error
+    raise TooLarge(*found[0].groups()) from error
