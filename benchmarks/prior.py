@@ -20,7 +20,8 @@ from cdd.data.scenes import Scenes, world
 from cdd.methods import finetune
 from cdd.reports import grid
 from cdd.sampling import Pipeline, load
-from configs.pretrain import CAPTIONS, SIMPLE
+from configs.common import SIMPLE
+from configs.pretrain import CAPTIONS
 
 MODEL = flags.DEFINE_string('model', 'packaged', 'What cdd.sample takes.')
 OUT = flags.DEFINE_string('out', 'docs/results/prior.webp', 'The picture.')

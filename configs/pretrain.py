@@ -77,10 +77,6 @@ CAPTIONS = (
 )
 
 
-# What a small model learns to draw; captions name most of what is there.
-SIMPLE = dict(variety='simple', detail=0.85)
-
-
 def mixture(size: int, *, start: int, split: str, **settings) -> dict:
   """Scenes, by these settings, and packaged photographs in turns."""
   scenes = dict(name='scenes', size=size, start=start, **settings)
@@ -259,7 +255,9 @@ def long_source(part: int) -> dict:
   texture and one a nebula, and no scene is in two parts.
   """
   starts = range(part * 1_000_000, (part + 1) * 1_000_000, 50_000)
-  scenes = [dict(name='scenes', size=64, start=start, length=50_000, **SIMPLE) for start in starts]
+  scenes = [
+    dict(name='scenes', size=64, start=start, length=50_000, **common.SIMPLE) for start in starts
+  ]
   photos = [
     dict(name='image_folder', path=f'{PHOTOS}/{kind}', split='train', size=64, seed=seed)
     for seed, kind in enumerate(('natural', 'natural', 'textures', 'nebulae'), 4 * part)
@@ -279,7 +277,7 @@ def long() -> ConfigDict:
   config.prior = dict(path='packaged')
   config.trainable = (('unet[.].*|text_encoder[.].*', 'train'), ('.*', 'freeze'))
   config.data.source = long_source(1)
-  config.data.held_out = mixture(64, start=0, split='test', **SIMPLE)
+  config.data.held_out = mixture(64, start=0, split='test', **common.SIMPLE)
   config.data.update(dict(batch_size=128, cache=48_000))
   config.method.sample_t = dict(name='per_example')
   config.target.decay = 0.999
