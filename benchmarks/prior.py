@@ -3,7 +3,7 @@
 The error also with other captions, in which each shape, or colour, has become another: how far it
 rises says how well the prior tells these words apart.
 
-python -m benchmarks.prior [--model=FOLDER] [--out=docs/results/prior.webp]
+python -m benchmarks.prior [--model=packaged,FOLDER] [--out=docs/results/prior.webp]
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from cdd.sampling import Pipeline, load
 from configs.common import SIMPLE
 from configs.pretrain import CAPTIONS
 
-MODEL = flags.DEFINE_string('model', 'packaged', 'What cdd.sample takes.')
+MODEL = flags.DEFINE_list('model', 'packaged', 'What cdd.sample takes; several, with commas.')
 OUT = flags.DEFINE_string('out', 'docs/results/prior.webp', 'The picture.')
 HELD_OUT, SIZE = 256, 64  # Scenes below 10,000 are never trained on.
 TIMES = (200, 400, 600, 800, 1000)
@@ -68,22 +68,26 @@ def errors(model: Pipeline, exchanged: Mapping[str, str] | None = None) -> dict[
   return {t: float(measure(model.params, raw, t)) for t in TIMES}
 
 
-def main(arguments):
-  del arguments
-  model = load(MODEL.value)
+def report(name: str, model: Pipeline) -> None:
+  """Prints the errors of a model."""
   found = errors(model)
   mean = np.mean([*found.values()])
-  print(f'{MODEL.value}: error of v on {HELD_OUT} held-out scenes, mean {mean:.4f}')
+  print(f'{name}: error of v on {HELD_OUT} held-out scenes, mean {mean:.4f}')
   print('  '.join(f't {t}: {error:.4f}' for t, error in found.items()))
   for kind, exchanged in EXCHANGED.items():
     rises = {t: error - found[t] for t, error in errors(model, exchanged).items()}
     print(f'every {kind} another:', '  '.join(f't {t}: {rise:+.4f}' for t, rise in rises.items()))
-  columns = {}
-  for guidance, seed in ((1.0, 0), (3.0, 0), (3.0, 100)):
-    images = model(list(CAPTIONS), seeds=seed, guidance=guidance, steps=50, sampler='ddim')
-    columns[f'guidance {guidance:g}, seed {seed}'] = images
-  files.write(Path(OUT.value), grid.encode(grid.grid(columns, scale=2), 'webp'))
-  print(f'{OUT.value}, by row:', *CAPTIONS, sep='\n  ')
+
+
+def main(arguments):
+  del arguments
+  columns, settings = {}, dict(guidance=3.0, steps=50, sampler='ddim')
+  for path in MODEL.value:
+    model, name = load(path), Path(path).name
+    report(name, model)
+    columns[name] = model(list(CAPTIONS), seeds=0, **settings)
+  files.write(Path(OUT.value), grid.encode(grid.grid(columns, scale=1), 'webp'))
+  print(f'{OUT.value}, guidance 3, by row:', *CAPTIONS, sep='\n  ')
 
 
 if __name__ == '__main__':
