@@ -300,6 +300,10 @@ def export(run: Run, folder: Path) -> None:
     for name in ('unet', 'text_encoder'):
       shutil.rmtree(new / name)
       getattr(prior, name).save_pretrained(new / name)
+      about = new / name / 'config.json'
+      fields = json.loads(about.read_text())
+      fields.pop('_name_or_path', None)  # A folder of this machine.
+      files.write_json(about, fields)
 
 
 def train(run: Run, home: Path) -> None:

@@ -139,6 +139,14 @@ def test_muon_moves_the_kernels_themselves(config, frozen):
   assert (words != words_before).any(1).sum() >= 3  # The text encoder learns too.
 
 
+def test_what_is_exported_does_not_name_the_folder_it_started_from(config, frozen, tmp_path):
+  run = long_prior.Run(config, frozen, str(long_prior.PACKAGED))
+  long_prior.export(run, tmp_path / 'export')
+  files = list((tmp_path / 'export').glob('*/config.json'))
+  assert len(files) == 3
+  assert not any(str(long_prior.PACKAGED) in path.read_text() for path in files)
+
+
 def test_a_parameter_without_a_gradient_is_not_passed_over(config, frozen):
   run = long_prior.Run(config, frozen)
   run.prior.unet.mid_block.requires_grad_(False)
