@@ -25,6 +25,9 @@ from configs.pretrain import CAPTIONS
 
 MODEL = flags.DEFINE_list('model', 'packaged', 'What cdd.sample takes; several, with commas.')
 OUT = flags.DEFINE_string('out', 'docs/results/prior.webp', 'The picture.')
+flags.register_validator(
+  'model', lambda paths: len({Path(p).name for p in paths}) == len(paths), 'Two of the same name.'
+)
 HELD_OUT, SIZE = 256, 64  # Scenes below 10,000 are never trained on.
 TIMES = (200, 400, 600, 800, 1000)
 

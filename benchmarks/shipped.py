@@ -21,9 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image
+
 from benchmarks import spread, undistilled
 from cdd import assets
 from cdd.core import files
+from cdd.reports import grid
 
 TASKS = ('depth', 'super_resolution')
 SEEDS = (0, 1, 2)
@@ -49,8 +53,8 @@ def runs() -> dict[str, Run]:
     for task in TASKS:
       found[f'{task}_small_{seed}'] = Run(f'{task}:small', settings)
       found[f'{task}_small_finetune_{seed}'] = Run(f'{task}:small{UNDISTILLED}', (*settings, MANY))
-  for task in TASKS:
-    found[f'{task}_tiny_finetune_0'] = Run(f'{task}:tiny{UNDISTILLED}', (alone,))
+      if seed == 0:
+        found[f'{task}_tiny_finetune_0'] = Run(f'{task}:tiny{UNDISTILLED}', settings)
   return found
 
 
@@ -87,30 +91,43 @@ def make_all(home: Path, names: list[str], cores: list[int]) -> None:
 
 
 def install(home: Path) -> None:
-  """Puts models, stored results, tables and pictures of the runs that have ended in their place."""
+  """Puts what the runs that have ended made in its place."""
   for task in TASKS:
     for size in undistilled.SHOWN_BY:
       folder = home / f'{task}_{size}_finetune_0'
       if ended(folder):
         undistilled.main(task, size, folder / 'export' / 'trained.safetensors')
     if ended(folder := home / f'{task}_small_0'):
-      for source, kind in (('config.json', 'json'), ('export/trained.safetensors', 'safetensors')):
-        with files.atomic(assets.TRAINED / f'{task}.{kind}') as new:
-          shutil.copyfile(folder / source, new)
+      install_model(folder, task)
     if text := table(home, task):
       files.write(DOCS / f'{task}_seeds.txt', text)
-  print('Now: python .ci/assets.py, and the pictures, from the reports of', home)
+  print('Now: python .ci/assets.py')
+
+
+def install_model(folder: Path, task: str) -> None:
+  """Puts the model of a run, and its rows and pictures, in their place."""
+  for source, kind in (('config.json', 'json'), ('export/trained.safetensors', 'safetensors')):
+    with files.atomic(assets.TRAINED / f'{task}.{kind}') as new:
+      shutil.copyfile(folder / source, new)
+  files.write_json(DOCS / f'{task}.json', rows(folder))
+  with Image.open(folder / 'pictures' / 'ours.png') as picture:
+    files.write(DOCS / f'{task}.webp', grid.encode(np.asarray(picture), 'webp'))
+
+
+def rows(folder: Path) -> list[dict]:
+  """What a run measured."""
+  return json.loads((folder / 'metrics.json').read_text())
 
 
 def table(home: Path, task: str) -> str:
   """What the seeds that have ended have in common, of this method and of the undistilled one."""
   parts = []
   for name, options in ((f'{task}_small', ''), (f'{task}_small_finetune', UNDISTILLED)):
-    folders = [home / f'{name}_{seed}' for seed in SEEDS if ended(home / f'{name}_{seed}')]
+    folders = [folder for seed in SEEDS if ended(folder := home / f'{name}_{seed}')]
     if folders:
-      rows = spread.spread([json.loads((f / 'metrics.json').read_text()) for f in folders])
       command = f'python -m benchmarks.spread {" ".join(folder.name for folder in folders)}'
-      parts.append(f'# {task}:small{options}\n$ {command}\n{spread.markdown(rows)}\n')
+      found = spread.markdown(spread.spread([*map(rows, folders)]))
+      parts.append(f'# {task}:small{options}\n$ {command}\n{found}\n')
   return '\n'.join(parts)
 
 
@@ -138,6 +155,7 @@ def main() -> None:
   names = [name for name in names if not ended(asked.home / name)]
   asked.home.mkdir(parents=True, exist_ok=True)
   make_all(asked.home, names, asked.cores)
+  sys.exit(not all(ended(asked.home / name) for name in names))
 
 
 if __name__ == '__main__':

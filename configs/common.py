@@ -28,9 +28,9 @@ RECORDS = {
   '.tar': 'webdataset',
   '.array_record': 'array_record',
 }
-# Options whose value is a folder: one's own pictures, and what cdd.prepare made of them.
 # Scenes that a small model learns to draw; captions name most of what is there.
 SIMPLE = dict(variety='simple', detail=0.85)
+# Options whose value is a folder: one's own pictures, and what cdd.prepare made of them.
 FOLDERS = ('data', 'prepared')
 
 

@@ -3,12 +3,16 @@
 import json
 import re
 import subprocess
+import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import shipped
 from cdd import assets
 from cdd.core import cli
+from cdd.reports import grid
 
 
 def row(method, lpips):
@@ -22,13 +26,13 @@ def finish(folder, lpips=0.3):
   (folder / 'export' / 'trained.safetensors').write_bytes(b'weights')
   (folder / 'config.json').write_text('{}')
   (folder / 'metrics.json').write_text(json.dumps([row('ours', lpips)]))
+  grid.save_png(folder / 'pictures' / 'ours.png', np.full((8, 8, 3), 200, np.uint8))
 
 
 def test_every_run_is_of_a_config_that_ships_and_the_first_seeds_come_first():
   names = list(shipped.runs())
   assert len(names) == 2 * (2 * len(shipped.SEEDS) + 1)
-  small = [name for name in names if '_small_' in name]
-  assert [name[-1] for name in small] == sorted(name[-1] for name in small)
+  assert [name[-1] for name in names] == sorted(name[-1] for name in names)
   for run in shipped.runs().values():
     name, _, options = run.config.partition(':')
     assert cli.load(cli.CONFIGS / f'{name}.py', options).task == name
@@ -37,22 +41,29 @@ def test_every_run_is_of_a_config_that_ships_and_the_first_seeds_come_first():
 def test_each_run_has_a_core_of_its_own_and_those_that_ended_are_not_made_again(
   tmp_path, monkeypatch, capsys
 ):
-  made, names = [], list(shipped.runs())[:4]
-  finish(tmp_path / names[1])
+  busy, made = set(), []
+  there, *missing = [name for name in shipped.runs() if name.startswith('depth')]
+  finish(tmp_path / there)
 
   def run(command, env, **_):
-    made.append((command[command.index('-c') + 1], command[-3:]))
-    assert env['OMP_NUM_THREADS'] == '1'
+    core = command[command.index('-c') + 1]
+    assert core in ('0', '1') and core not in busy and env['OMP_NUM_THREADS'] == '1'
+    busy.add(core)
+    time.sleep(0.01)
+    busy.remove(core)
+    made.append(command)
+    if 'tiny' in str(command):
+      finish(tmp_path / 'depth_tiny_finetune_0')
 
   monkeypatch.setattr(subprocess, 'run', run)
   monkeypatch.setattr(shipped.os, 'sched_getaffinity', lambda process: {0, 1})
   monkeypatch.setattr('sys.argv', ['shipped', f'--home={tmp_path}', '--cores=0,1', '--only=depth'])
-  shipped.main()
-  wanted = [name for name in shipped.runs() if name.startswith('depth')]
+  with pytest.raises(SystemExit) as ending:
+    shipped.main()
   said = capsys.readouterr().out
-  assert len(made) == len(wanted) - (names[1] in wanted)
-  assert {core for core, _ in made} <= {'0', '1'} and said.count('failed') == len(made)
-  assert names[1] not in said
+  assert ending.value.code == 1 and len(made) == len(missing) and f'{there}:' not in said
+  assert said.count('failed, see') == len(missing) - 1
+  assert 'depth_tiny_finetune_0: ended' in said
 
 
 def test_what_ended_is_put_in_its_place_and_the_rest_is_left_alone(tmp_path, monkeypatch):
@@ -69,7 +80,10 @@ def test_what_ended_is_put_in_its_place_and_the_rest_is_left_alone(tmp_path, mon
   assert sorted(path.name for path in folder.iterdir()) == ['depth.json', 'depth.safetensors']
   table = (tmp_path / 'docs' / 'depth_seeds.txt').read_text()
   assert '0.350 ± 0.071' in table and 'finetune' not in table
-  assert not (tmp_path / 'docs' / 'super_resolution_seeds.txt').exists()
+  assert json.loads((tmp_path / 'docs' / 'depth.json').read_text())[0]['lpips'] == 0.3
+  with Image.open(tmp_path / 'docs' / 'depth.webp') as picture:
+    assert picture.size == (8, 8)
+  assert not list((tmp_path / 'docs').glob('super_resolution*'))
 
 
 @pytest.mark.parametrize('task', shipped.TASKS)

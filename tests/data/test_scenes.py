@@ -245,7 +245,7 @@ def check_caption(text, world_scene):
   ), text
   if floor:
     colors = set(floor.split()) & set(world.COLORS)
-    textures = set(floor.split()) & set(world.FLOORS)
+    textures = set(floor.split()) & set(world.VARIETIES['all'].floors)
     assert textures <= {world_scene.floor.texture}, text
     assert not colors or colors == set(world_scene.floor.colors), text
   if backdrop:

@@ -4,6 +4,7 @@ from cdd.data.scenes import world
 
 NUMBERS = ('zero', 'one', 'two', 'three', 'four')
 NOUNS = {'sphere': ('sphere', 'ball'), 'cube': ('cube', 'block'), 'cylinder': ('cylinder',)}
+ALL = world.VARIETIES['all']
 OPENINGS = ('', '', '', 'a picture of ', 'a scene with ', 'a photo of ')
 
 
@@ -72,7 +73,7 @@ def caption(scene, rng, detail):
 VOCABULARY = tuple(
   sorted(
     {word for nouns in NOUNS.values() for noun in nouns for word in (noun, noun + 's')}
-    | {*world.COLORS, *world.MATERIALS, *world.TEXTURES, *world.FLOORS, 'small', 'large'}
+    | {*world.COLORS, *ALL.materials, *ALL.textures, *ALL.floors, 'small', 'large'}
     | {',', 'a', 'an', 'the', 'and', 'of', 'with', 'on', 'in', 'under', 'to', 'into', 'out', 'away'}
     | {'picture', 'photo', 'scene', 'floor', 'front', 'wall', 'sky', 'sunset', *NUMBERS[2:]}
     | {

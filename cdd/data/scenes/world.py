@@ -24,11 +24,8 @@ COLORS = {
   'black': (44, 44, 50),
 }
 SHAPES = ('sphere', 'cube', 'cylinder')
-MATERIALS = ('matte', 'shiny', 'metal')
-TEXTURES = ('plain', 'striped', 'dotted')
 SIZES = {'small': 0.55, 'medium': 0.8, 'large': 1.1}  # half a width, in scene units
 OFTEN = {'small': 0.34, 'medium': 0.42, 'large': 0.24}  # how often each size is drawn
-FLOORS = ('plain', 'checkered', 'striped', 'wooden')
 BACKDROPS = {'wall': 0.6, 'blue sky': 0.22, 'sunset sky': 0.18}
 FAR = 40.0  # the depth of the sky: floor beyond it is not drawn
 MARGIN = 0.12  # the least gap between two things, in scene units
@@ -38,7 +35,8 @@ TRIES = 40
 class Variety(NamedTuple):
   """What scenes are made of: each choice with its probability, which sum to 1.
 
-  `counts` is how many things a scene has; the other keys are names of MATERIALS, TEXTURES, FLOORS.
+  `counts` is how many things a scene has. Of `materials` the first is the dullest and the last the
+  brightest.
   """
 
   counts: Mapping[int, float]
@@ -50,7 +48,7 @@ class Variety(NamedTuple):
 VARIETIES = {
   'all': Variety(
     counts={1: 0.15, 2: 0.3, 3: 0.32, 4: 0.23},
-    materials=dict.fromkeys(MATERIALS, 1 / 3),
+    materials=dict(matte=1 / 3, shiny=1 / 3, metal=1 / 3),
     textures=dict(plain=0.64, striped=0.2, dotted=0.16),
     floors=dict(plain=0.42, checkered=0.22, striped=0.13, wooden=0.23),
   ),
@@ -102,7 +100,8 @@ class Thing(NamedTuple):
   """One object standing on the floor at (x, z), turned by `yaw`.
 
   `half` holds its half extents (x, y, z) before turning: all equal for a sphere, (r, h, r) for a
-  cylinder. The other fields are names: keys of SHAPES, SIZES, COLORS, MATERIALS, TEXTURES.
+  cylinder. The other fields are names: of SHAPES, SIZES, COLORS, and of the
+  materials and textures of a `Variety`.
   """
 
   shape: str
