@@ -302,7 +302,8 @@ def export(run: Run, folder: Path) -> None:
       getattr(prior, name).save_pretrained(new / name)
       about = new / name / 'config.json'
       fields = json.loads(about.read_text())
-      fields.pop('_name_or_path', None)  # A folder of this machine.
+      # A folder of this machine; what the weights say.
+      fields = {k: v for k, v in fields.items() if k not in ('_name_or_path', 'dtype')}
       files.write_json(about, fields)
 
 

@@ -57,6 +57,17 @@ def test_a_folder_becomes_one_that_the_reference_loads(dtype, prior, tmp_path):
   assert pipeline.tokenizer('a red ball').input_ids[0] == pipeline.tokenizer.bos_token_id
 
 
+@pytest.mark.parametrize('dtype', [None, 'float32'])
+def test_the_config_names_no_other_dtype_than_that_of_the_weights(dtype, prior, tmp_path):
+  """transformers loads a text encoder in the dtype that its config names."""
+  folder = shutil.copytree(prior, tmp_path / 'prior')
+  about = folder / 'text_encoder' / 'config.json'
+  about.write_text(json.dumps(json.loads(about.read_text()) | dict(dtype='bfloat16')))
+  convert(str(folder), tmp_path / 'out', dtype=dtype and tensors.DTYPES[command.DTYPES[dtype]])
+  loaded = transformers.CLIPTextModel.from_pretrained(tmp_path / 'out' / 'text_encoder')
+  assert str(loaded.dtype) == f'torch.{dtype or "float16"}'
+
+
 XL = dict(
   sample_size=8,
   block_out_channels=(8, 16),

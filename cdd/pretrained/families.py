@@ -118,12 +118,18 @@ def parse(component: str, fields: Mapping[str, Any]):
 
 
 def written(component: str, config, read: Mapping[str, Any], dtype) -> dict[str, Any]:
-  """The fields of a config.json: those that were read, and what is new or has changed since."""
+  """The fields of a config.json: those that were read, and what is new or has changed since.
+
+  Args:
+    dtype: that the weights are written in; None: as they are, and the field is left out, for a
+      reader then takes theirs.
+  """
   if read:
     was = parse(component, read)._asdict()
     changed = {name: value for name, value in config._asdict().items() if value != was[name]}
-    kinds = [name for name in ('dtype', 'torch_dtype') if name in read and dtype]
-    return {**read, **changed, **dict.fromkeys(kinds, np.dtype(dtype).name)}
+    kinds = {'dtype', 'torch_dtype'} & read.keys()
+    kept = {name: value for name, value in read.items() if name not in kinds}
+    return {**kept, **changed, **dict.fromkeys(kinds if dtype else (), np.dtype(dtype).name)}
   entry = kind_of(component, config)
   fields = dict(config._asdict(), _class_name=entry.name, **entry.extra(config))
   defaults = config._field_defaults
