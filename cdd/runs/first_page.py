@@ -24,7 +24,7 @@ def write(experiment, config, workdir: Path) -> None:
   Raises:
     UserError: the samples are not finite.
   """
-  entries = beside.entries(experiment, config) if config.evaluation else []
+  entries = beside.entries(config, experiment.mesh) if config.evaluation else []
   entries = [entry for entry in entries if entry.steps in pictures.FEW]
   if not entries:
     return

@@ -88,14 +88,14 @@ def check(experiment, config) -> None:
   if config.log.samples_every:
     (batch,) = experiment.held_out(PREVIEWS, PREVIEWS)
     check_metric('lpips', METRICS['lpips'], batch, PREVIEWS)
-  for entry in entries(experiment, config, None) if config.evaluation else ():
-    if entry.steps is not None:
-      choose(SAMPLERS, entry.sampler, 'sampler')
-      visited = times.Timesteps().times(experiment.networks.schedule.num_steps, entry.steps)
-      check_steps(experiment.networks, SAMPLERS[entry.sampler](), visited)
-  if config.evaluation:
-    check_arrays(experiment, config.evaluation)
-    beside.check(config)
+  if not config.evaluation:
+    return
+  for entry in of_run(experiment, config, None):
+    choose(SAMPLERS, entry.sampler, 'sampler')
+    visited = times.Timesteps().times(experiment.networks.schedule.num_steps, entry.steps)
+    check_steps(experiment.networks, SAMPLERS[entry.sampler](), visited)
+  check_arrays(experiment, config.evaluation)
+  beside.check(config, experiment.mesh)
 
 
 def check_arrays(experiment, settings) -> None:
@@ -127,10 +127,14 @@ def check_arrays(experiment, settings) -> None:
 
 def entries(experiment, config, params) -> list[Entry]:
   """What the report samples, in the order of its table."""
-  settings = config.evaluation
-  out = of_model(label_of(config), partial(experiment.sample, params), config.steps, settings)
-  out += beside.entries(experiment, config)
-  return out + references(partial(experiment.reconstruct, params), settings)
+  out = of_run(experiment, config, params) + beside.entries(config, experiment.mesh)
+  return out + references(partial(experiment.reconstruct, params), config.evaluation)
+
+
+def of_run(experiment, config, params) -> list[Entry]:
+  """The rows of the run itself."""
+  sample = partial(experiment.sample, params)
+  return of_model(label_of(config), sample, config.steps, config.evaluation)
 
 
 def label_of(config) -> str:
@@ -185,7 +189,8 @@ def notes(config, rows: list[dict], rivals: Sequence[str]) -> list[str]:
     f'method {config.method.name}, adapter {config.model.adapter.name}.'
   ]
   for other in beside.shipped(config, 'weights'):
-    out.append(f'{other["label"]}: the model in cdd/assets/trained, sampled here.')
+    method = beside.config_of(other['weights'])['method']['name']
+    out.append(f'{other["label"]}: the model in cdd/assets/trained, method {method}, sampled here.')
   if rivals:
     out.append(
       f'{" and ".join(rivals)}: {UNDISTILLED}, the same network trained without distillation from '

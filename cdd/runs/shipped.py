@@ -1,18 +1,18 @@
 """Owns what ships and is shown beside a run: weights that are sampled anew, and past results."""
 
-import json
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
-import numpy as np
 
 from cdd import assets
-from cdd.pretrained import trained
+from cdd.pretrained import locate
 from cdd.reports import stored
+from cdd.runs.experiment import sampling
 from cdd.runs.rows import Entry, of_steps
-
-STEP = 'unet.time_embedding.cond_proj.kernel'  # What a network that is given its step has besides.
+from cdd.sampling import load
+from cdd.training import sharding
 
 
 def shipped(config, kind: str) -> list:
@@ -24,34 +24,37 @@ def shipped(config, kind: str) -> list:
   return [entry for entry in listed if kind in entry]
 
 
-def weights(entry, shapes) -> tuple[dict, int]:
-  """The parameters of a shipped model, and how many updates it had.
+@functools.cache
+def model(name: str, mesh) -> tuple[Callable, int]:
+  """A model that ships, by its own config: the run's method, adapter and trained part may differ.
 
-  A run whose network is given its step samples what ships with zeros there: the step is ignored.
+  Returns:
+    `Experiment.sample` without its parameters, and how many updates the model had.
 
   Raises:
-    UserError: the file is missing or does not fit `shapes`.
+    UserError: it is missing or does not fit the prior.
   """
-  path = assets.TRAINED / f'{entry["weights"]}.safetensors'
-  own = {name: shape for name, shape in shapes.items() if name != STEP}
-  added = {name: np.zeros(shapes[name].shape, np.float32) for name in shapes.keys() - own.keys()}
-  updates = json.loads(path.with_suffix('.json').read_text())['steps']
-  return {**trained.load(path, own), **added}, updates
+  pipeline = load(f'packaged:{name}')
+  params = jax.device_put(jax.device_get(pipeline.params), sharding.replicated(mesh))
+  sample = partial(sampling(pipeline.networks, params, mesh), {})
+  return sample, config_of(name)['steps']
 
 
-def entries(experiment, config) -> list[Entry]:
-  """The rows of the models that ship, at the numbers of steps that the run's network can take.
+def config_of(name: str) -> dict:
+  """The config that a model that ships was trained by."""
+  return locate.locate(f'packaged:{name}').config
+
+
+def entries(config, mesh) -> list[Entry]:
+  """The rows of the models that ship.
 
   Raises:
-    UserError: as `weights`.
+    UserError: as `model`.
   """
   out = []
   for entry in shipped(config, 'weights'):
-    tree, updates = weights(entry, experiment.abstract.params)
-    known = experiment.networks.beside.counts or entry['steps']
-    steps = [count for count in entry['steps'] if count in known]
-    sample = partial(experiment.sample, tree)
-    out += of_steps(entry['label'], sample, updates, entry['sampler'], steps)
+    sample, updates = model(entry['weights'], mesh)
+    out += of_steps(entry['label'], sample, updates, entry['sampler'], entry['steps'])
   return out
 
 
@@ -89,7 +92,12 @@ def rival(rows: Sequence[Mapping], updates: int) -> str | None:
   return min(labels, key=lambda label: abs(labels[label] - updates), default=None)
 
 
-def check(config) -> None:
-  """Reads the results, so that a missing file is found before a training."""
+def check(config, mesh) -> None:
+  """Reads what ships, so that a missing file is found before a training.
+
+  Raises:
+    UserError: names the file.
+  """
+  entries(config, mesh)
   for entry in shipped(config, 'results'):
     stored.read(assets.RESULTS / entry['results'])

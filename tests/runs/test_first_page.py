@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from cdd.core import cli
 from cdd.core.errors import UserError
-from cdd.models import assemble, time
-from cdd.models.unet import UNetConfig
+from cdd.pretrained import trained
 from cdd.reports import pictures, stored
 from cdd.runs import first_page
 from cdd.runs import shipped as beside
+from cdd.runs.experiment import experiment
+from cdd.training import sharding
 
 RNG = np.random.default_rng(0)
 ENTRY = dict(label='ours (shipped)', weights='w', sampler='consistency', steps=(1, 2, 4, 8))
@@ -37,10 +39,9 @@ def bound(monkeypatch):
   rows = [dict(steps=1, sampler='ddim', count=9)]
   result = stored.Stored(rows, shown, stored.statistics(BATCH), 600, {})
   monkeypatch.setattr(beside.stored, 'read', lambda path: result)
-  monkeypatch.setattr(beside, 'weights', lambda entry, shapes: ('shipped', 600))
-  networks, abstract = SimpleNamespace(beside=time.NOTHING), SimpleNamespace(params=None)
-  held_out = lambda count, size: [BATCH]
-  made = SimpleNamespace(networks=networks, abstract=abstract, held_out=held_out, sample=sample)
+  made = SimpleNamespace(mesh='a mesh', held_out=lambda count, size: [BATCH], sample=sample)
+  ships = lambda name, mesh: (lambda *given, **how: made.sample((name, mesh), *given, **how), 600)
+  monkeypatch.setattr(beside, 'model', ships)
   return SimpleNamespace(experiment=made, calls=calls)
 
 
@@ -48,7 +49,7 @@ def test_the_first_page_shows_few_steps_of_what_ships_beside_many_of_the_undisti
   bound, tmp_path, capsys
 ):
   first_page.write(bound.experiment, config(), tmp_path)
-  assert bound.calls == [('shipped', 0, 'consistency', steps) for steps in pictures.FEW]
+  assert bound.calls == [(('w', 'a mesh'), 0, 'consistency', steps) for steps in pictures.FEW]
   text = (tmp_path / 'report.html').read_text()
   assert 'ours (shipped) after 600 updates, beside undistilled (600 updates). This run' in text
   assert 'ours (shipped) at 4 steps, undistilled (600 updates) at 1 step' in text
@@ -87,25 +88,22 @@ def test_samples_that_are_not_finite_are_refused(bound, tmp_path):
   assert not [*tmp_path.iterdir()]
 
 
-def test_a_network_that_is_given_its_step_ignores_it_with_the_weights_that_ship(monkeypatch):
-  given = {}
-
-  def load(path, shapes):
-    given.update(shapes)
-    return dict(a=np.ones(2))
-
-  shape = SimpleNamespace(shape=(4, 3))
-  unet = UNetConfig(block_out_channels=(3,))
-  assert [*assemble.given_step(unet, {}, 4)[2]] == [beside.STEP]
-  monkeypatch.setattr(beside.trained, 'load', load)
-  tree, updates = beside.weights(dict(weights='depth'), {'a': 'shape', beside.STEP: shape})
-  assert given == dict(a='shape') and updates == 800
-  assert tree.keys() == {'a', beside.STEP} and tree[beside.STEP].shape == (4, 3)
-  assert not tree[beside.STEP].any()
-  tree, _ = beside.weights(dict(weights='depth'), {'a': 'shape'})
-  assert tree.keys() == {'a'}
-
-
-def test_what_ships_is_drawn_in_the_numbers_of_steps_that_the_network_knows(bound):
-  bound.experiment.networks.beside = time.Beside((1, 8))
-  assert [entry.steps for entry in beside.entries(bound.experiment, config())] == [1, 8]
+@pytest.mark.parametrize('options', ['method=step_aware,train=adapter', 'adapter=concat'])
+def test_a_model_that_ships_draws_by_its_own_networks(options, tmp_path, monkeypatch):
+  """Whatever the run's are: the parameters are those of its export, the rest the prior's."""
+  own = cli.load(cli.CONFIGS / 'depth.py', f'tiny,{options}')
+  made = experiment(own, tmp_path)
+  shapes = made.abstract.params
+  half = {k: RNG.normal(0, 0.05, v.shape).astype(np.float16) for k, v in shapes.items()}
+  params = {k: v.astype(np.float32) for k, v in half.items()}
+  trained.save(params, tmp_path / 'w.safetensors')
+  (tmp_path / 'w.json').write_text(own.to_json_best_effort())
+  monkeypatch.setattr(beside.assets, 'TRAINED', tmp_path)
+  beside.model.cache_clear()
+  (batch,) = made.held_out(2, 2)
+  sample, updates = beside.model('w', sharding.make_mesh())
+  found = sample(batch, 3, sampler='consistency', steps=1)
+  expected = made.sample(params, batch, 3, sampler='consistency', steps=1)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  beside.model.cache_clear()
+  assert updates == own.steps and np.std(found) > 0.01
