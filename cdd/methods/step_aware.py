@@ -44,15 +44,18 @@ def loss(
     share: the part of the batch that learns steps; 0 is plain fine-tuning.
     share_warmup: updates over which the share rises from 0.
     counts: the numbers of steps that a sampler may take; the steps of each are learnt.
-    weights: of the error of a step of each of `counts`, beside 1 where no step is given; (): all 1.
+    weights: of the error of a step of each of `counts`, beside 1 where no step is given; (w,): w
+      for all; (): 1 for all.
     guidance: the least and the largest scale that steps are guided by; the scale of each is drawn
       between them, and the network is given it. (): none.
 
   Raises:
-    UserError: not as many weights as counts.
+    UserError: neither one weight nor as many as counts.
   """
-  if weights and len(weights) != len(counts):
-    raise UserError(f'method.weights={weights} needs a number for each of method.counts={counts}.')
+  if weights and len(weights) not in (1, len(counts)):
+    raise UserError(
+      f'method.weights={weights} needs one number, or one for each of method.counts={counts}.'
+    )
   t_rng, eps_rng = jax.random.split(rng)
   x = batch.x  # (x, c) ~ p_data; c is bound to the networks.
   t = sample_t(t_rng, x.shape[0], 1, num_steps)
@@ -86,7 +89,8 @@ def loss(
   error, has_step = (v - target) ** 2, s < t
   weight = None
   if weights:
-    weight = jnp.ones(t.shape).at[rows].set(jnp.where(active, jnp.array(weights)[hop.chosen], 1))
+    of_count = jnp.broadcast_to(jnp.array(weights), len(counts))
+    weight = jnp.ones(t.shape).at[rows].set(jnp.where(active, of_count[hop.chosen], 1))
   metrics = dict(consistency=mean_of(error, has_step), guidance=mean_of(error, ~has_step))
   return distance(v, target, weight), metrics
 

@@ -263,7 +263,10 @@ def test_a_weight_multiplies_the_error_of_the_steps_of_its_count():
   both = weighed[1] + weighed[3] - 2 * weighed[0]
   np.testing.assert_allclose(both, 2 * 0.5 * metrics['consistency'], rtol=1e-4)
   assert weighed[0] < min(weighed[1], weighed[3])
-  message = r'method[.]weights=.2, 1, 1. needs a number for each of method[.]counts=.1, 4.'
+  assert of(3) == of(3, 3)
+  message = (
+    r'method[.]weights=.2, 1, 1. needs one number, or one for each of method[.]counts=.1, 4.'
+  )
   with pytest.raises(UserError, match=message):
     of(2, 1, 1)
 
