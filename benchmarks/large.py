@@ -41,8 +41,8 @@ def photographs(names, side: int) -> np.ndarray:
 
 def conditions(model, real: np.ndarray) -> np.ndarray:
   """What the model sees of pictures, reduced as in its training."""
-  rng = np.random.default_rng(0)
-  small = [Image.fromarray(simple(image, rng, factor=FACTOR)) for image in real]
+  rng, degrade = np.random.default_rng(0), simple(factor=FACTOR).on_host
+  small = [Image.fromarray(degrade(image, rng)) for image in real]
   return np.stack([model.task.from_picture(image) for image in small])
 
 

@@ -29,11 +29,13 @@ from cdd import assets
 from cdd.core import files
 from cdd.reports import grid
 
-TASKS = ('depth', 'super_resolution')
+# Task -> the method of the model that ships; all are measured.
+METHODS = dict(depth='step_aware', super_resolution='conditional')
+MEASURED = ('step_aware', 'conditional', 'finetune')
 SEEDS = (0, 1, 2)
 DOCS = Path('docs/results')
-UNDISTILLED = ',method=finetune'
-MANY = '--config.evaluation.steps=(1, 2, 4, 8, 50)'
+QUALITY = 65  # Of pictures that every clone holds.
+MANY = dict(finetune=('--config.evaluation.steps=(1, 2, 4, 8, 50)',))
 ONE_THREAD = dict(OMP_NUM_THREADS='1', XLA_FLAGS='--xla_cpu_multi_thread_eigen=false')
 
 
@@ -46,15 +48,15 @@ class Run(NamedTuple):
 
 def runs() -> dict[str, Run]:
   """Name -> a run; in the order in which they are made."""
-  alone = '--config.evaluation.shipped=()'
-  found = {}
+  alone, found = '--config.evaluation.shipped=()', {}
   for seed in SEEDS:
     settings = (f'--config.seed={seed}', alone)
-    for task in TASKS:
-      found[f'{task}_small_{seed}'] = Run(f'{task}:small', settings)
-      found[f'{task}_small_finetune_{seed}'] = Run(f'{task}:small{UNDISTILLED}', (*settings, MANY))
+    for task in METHODS:
+      for method in MEASURED:
+        config = f'{task}:small,method={method}'
+        found[f'{task}_small_{method}_{seed}'] = Run(config, (*settings, *MANY.get(method, ())))
       if seed == 0:
-        found[f'{task}_tiny_finetune_0'] = Run(f'{task}:tiny{UNDISTILLED}', settings)
+        found[f'{task}_tiny_finetune_0'] = Run(f'{task}:tiny,method=finetune', settings)
   return found
 
 
@@ -92,26 +94,28 @@ def make_all(home: Path, names: list[str], cores: list[int]) -> None:
 
 def install(home: Path) -> None:
   """Puts what the runs that have ended made in its place."""
-  for task in TASKS:
+  for task, method in METHODS.items():
     for size in undistilled.SHOWN_BY:
       folder = home / f'{task}_{size}_finetune_0'
       if ended(folder):
         undistilled.main(task, size, folder / 'export' / 'trained.safetensors')
-    if ended(folder := home / f'{task}_small_0'):
-      install_model(folder, task)
+    ours, rival = (home / f'{task}_small_{name}_0' for name in (method, 'finetune'))
+    if ended(ours) and ended(rival):
+      install_model(ours, rival, task)
     if text := table(home, task):
       files.write(DOCS / f'{task}_seeds.txt', text)
   print('Now: python .ci/assets.py')
 
 
-def install_model(folder: Path, task: str) -> None:
-  """Puts the model of a run, and its rows and pictures, in their place."""
+def install_model(ours: Path, rival: Path, task: str) -> None:
+  """Puts the model of a run in its place, with its pictures and the rows of both."""
   for source, kind in (('config.json', 'json'), ('export/trained.safetensors', 'safetensors')):
     with files.atomic(assets.TRAINED / f'{task}.{kind}') as new:
-      shutil.copyfile(folder / source, new)
-  files.write_json(DOCS / f'{task}.json', rows(folder))
-  with Image.open(folder / 'pictures' / 'ours.png') as picture:
-    files.write(DOCS / f'{task}.webp', grid.encode(np.asarray(picture), 'webp'))
+      shutil.copyfile(ours / source, new)
+  undistilled_rows = [row for row in rows(rival) if row['method'] == 'finetune']
+  files.write_json(DOCS / f'{task}.json', rows(ours) + undistilled_rows)
+  with Image.open(ours / 'pictures' / 'ours.png') as picture:
+    files.write(DOCS / f'{task}.webp', grid.encode(np.asarray(picture), 'webp', quality=QUALITY))
 
 
 def rows(folder: Path) -> list[dict]:
@@ -120,14 +124,15 @@ def rows(folder: Path) -> list[dict]:
 
 
 def table(home: Path, task: str) -> str:
-  """What the seeds that have ended have in common, of this method and of the undistilled one."""
+  """What the seeds that have ended have in common, method by method."""
   parts = []
-  for name, options in ((f'{task}_small', ''), (f'{task}_small_finetune', UNDISTILLED)):
-    folders = [folder for seed in SEEDS if ended(folder := home / f'{name}_{seed}')]
+  for method in MEASURED:
+    names = [f'{task}_small_{method}_{seed}' for seed in SEEDS]
+    folders = [home / name for name in names if ended(home / name)]
     if folders:
       command = f'python -m benchmarks.spread {" ".join(folder.name for folder in folders)}'
       found = spread.markdown(spread.spread([*map(rows, folders)]))
-      parts.append(f'# {task}:small{options}\n$ {command}\n{found}\n')
+      parts.append(f'# {task}:small,method={method}\n$ {command}\n{found}\n')
   return '\n'.join(parts)
 
 
@@ -143,7 +148,10 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--home', type=Path, required=True, help='where the runs are kept')
   parser.add_argument('--only', default='', help='how the names of the runs begin')
-  parser.add_argument('--cores', default='0', type=cores, help='such as 0,1: as many runs at once')
+  first = sorted(os.sched_getaffinity(0))[:1]
+  parser.add_argument(
+    '--cores', default=first, type=cores, help='such as 0,1: as many runs at once'
+  )
   parser.add_argument('--install', action='store_true', help='trains nothing')
   asked = parser.parse_args()
   if asked.install:

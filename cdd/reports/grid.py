@@ -40,10 +40,14 @@ def grid(columns: Mapping[str, np.ndarray], *, scale: int = 2) -> np.ndarray:
   return np.asarray(canvas)
 
 
-def encode(image: np.ndarray, kind: str) -> bytes:
-  """A uint8 image as the bytes of a file: `png`, lossless, or `webp`, a tenth of the size."""
+def encode(image: np.ndarray, kind: str, **settings) -> bytes:
+  """A uint8 image as the bytes of a file: `png`, lossless, or `webp`, a tenth of the size.
+
+  Args:
+    settings: Pillow's, in place of those of `FORMATS`.
+  """
   buffer = io.BytesIO()
-  Image.fromarray(image).save(buffer, kind, **FORMATS[kind])
+  Image.fromarray(image).save(buffer, kind, **FORMATS[kind] | settings)
   return buffer.getvalue()
 
 

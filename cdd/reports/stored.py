@@ -13,7 +13,7 @@ from cdd.core import files
 from cdd.reports import grid
 
 # A quarter of what is lossless; colours as sharp as the rest, as the images are small.
-JPEG = dict(quality=92, subsampling=0, optimize=True, progressive=True)
+JPEG = dict(quality=85, subsampling=0, optimize=True, progressive=True)
 
 
 class Stored(NamedTuple):
