@@ -205,7 +205,8 @@ def unconditional(config: ConfigDict, chosen: dict) -> None:
 
 def embedded(config: ConfigDict, task: dict, *, cache: int) -> None:
   """Packaged data of 64 px for a task that needs pictures alone: scenes and photographs in turn."""
-  scenes, photos = dict(name='scenes', size=64), dict(name='photos', size=64)
+  scenes = dict(name='scenes', size=64, **SIMPLE)
+  photos = dict(name='photos', size=64)
   train = (dict(scenes, start=10_000), dict(photos, split='train'))
   test = (dict(scenes, length=512), dict(photos, split='test'))
   config.data = dict(

@@ -37,7 +37,7 @@ def scenes(config: ConfigDict, *, cache: int) -> None:
   config.data = dict(
     **common.parts(
       'scenes',
-      dict(size=64),
+      dict(size=64, **common.SIMPLE),
       train=dict(seed=0, start=10_000),
       test=dict(seed=0, start=0, length=1024),
     ),

@@ -1,7 +1,7 @@
 """The packaged prior: a small text-to-image latent diffusion model of scenes and photographs.
 
-Five stages on 2 CPU cores; docs/prior.md says how long they took. Each reads the export of the one
-above it and resumes where it stopped:
+The first five of six stages, on 2 CPU cores; docs/prior.md says how long they took. Each reads
+the export of the one above it and resumes where it stopped:
 
   python -m cdd.main --config=pretrain:autoencoder
   python -m cdd.main --config=pretrain:prior
@@ -9,7 +9,8 @@ above it and resumes where it stopped:
   python -m cdd.main --config=pretrain:prior_longer
   python -m cdd.main --config=pretrain:prior_longest
 
-Each of the last four exports a complete diffusers folder; cdd/assets/prior is a copy of the last.
+Each of the last four exports a complete diffusers folder. `make prior` trained the last one's
+further, in PyTorch, to what cdd/assets/prior is (`long` below).
 """
 
 import os

@@ -21,9 +21,9 @@ MADE = {
     "torchvision's alexnet(weights='IMAGENET1K_V1').features as float16, and the heads of "
     "lpips.LPIPS(net='alex') of lpips 0.1.4 as float32"
   ),
-  'prior/': 'python -m cdd.main --config=configs/pretrain.py:prior_longest, last of five stages '
-  '(docs/prior.md); its export/ is the folder',
-  'trained/depth.': 'python -m cdd.main --config=configs/depth.py:small',
+  'prior/': 'make prior, the last of six stages (docs/prior.md), of commit 17bfa90 and before; its '
+  'export/ is the folder',
+  'trained/depth.': 'python -m cdd.main --config=configs/depth.py:small,method=step_aware',
   'trained/super_resolution.': 'python -m cdd.main --config=configs/super_resolution.py:small',
   # Their JSON has the commands in full, and the sha256 of the weights.
   'results/': 'python -m benchmarks.undistilled TASK:SIZE WEIGHTS',
