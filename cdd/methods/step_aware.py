@@ -41,7 +41,7 @@ def loss(
 
   Args:
     distance: of the predicted v to its target, over the whole batch.
-    share: the part of the batch that learns steps; 0 is plain fine-tuning.
+    share: the part of the batch that learns steps, one example at least; 0 is plain fine-tuning.
     share_warmup: updates over which the share rises from 0.
     counts: the numbers of steps that a sampler may take; the steps of each are learnt.
     weights: of the error of a step of each of `counts`, beside 1 where no step is given; (w,): w
@@ -60,8 +60,8 @@ def loss(
   x = batch.x  # (x, c) ~ p_data; c is bound to the networks.
   t = sample_t(t_rng, x.shape[0], 1, num_steps)
   eps = jax.random.normal(eps_rng, x.shape, x.dtype)  # ε ~ N(0, I)
-  count = round(share * x.shape[0])
-  if not count:
+  count = max(round(share * x.shape[0]), 1)
+  if not share:
     at_t = schedule(t)
     v = nets.online(compose(Pair(x, eps), at_t), t, None)
     return distance(velocity(Pair(x, eps), at_t), v), {}

@@ -271,6 +271,11 @@ def test_a_weight_multiplies_the_error_of_the_steps_of_its_count():
     of(2, 1, 1)
 
 
+def test_of_a_batch_however_small_one_example_learns_a_step():
+  _, metrics = loss(network(0.4), network(0.6), share=0.01)
+  assert float(metrics['consistency']) > 0
+
+
 def test_before_the_warm_up_no_example_learns_a_step():
   _, first = loss(network(0.4), network(0.6), share_warmup=10**9)
   assert float(first['consistency']) == 0.0
