@@ -206,7 +206,9 @@ def save(
     new.mkdir()
     for component, config in pretrained.configs.items():
       (new / component).mkdir()
-      fields = written(component, config, pretrained.fields.get(component, {}), dtype)
+      tensors = names.to_tensors(trees.select(pretrained.params, component))
+      kind = dtype or common_dtype(tensors)
+      fields = written(component, config, pretrained.fields.get(component, {}), kind)
       if component == 'unet' and pretrained.beside.counts:
         fields[STEPS] = list(pretrained.beside.counts)
         if pretrained.beside.guidance:
@@ -215,7 +217,7 @@ def save(
       weights.write(
         new / component,
         COMPONENTS[component].stem,
-        names.to_tensors(trees.select(pretrained.params, component)),
+        tensors,
         dtype=dtype,
         max_shard_size=max_shard_size,
       )
@@ -225,6 +227,12 @@ def save(
     for name, source in pretrained.tokenizers.items():
       shutil.copytree(source, new / name)
     files.write_json(new / 'model_index.json', new_index(pretrained))
+
+
+def common_dtype(tensors: Params) -> np.dtype | None:
+  """The dtype of all tensors; None if they have several."""
+  kinds = {tensor.dtype for tensor in tensors.values()}
+  return kinds.pop() if len(kinds) == 1 else None
 
 
 def of_params(pretrained: Pretrained, params: Params) -> Pretrained:

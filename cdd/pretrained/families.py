@@ -121,8 +121,7 @@ def written(component: str, config, read: Mapping[str, Any], dtype) -> dict[str,
   """The fields of a config.json: those that were read, and what is new or has changed since.
 
   Args:
-    dtype: that the weights are written in; None: as they are, and the field is left out, for a
-      reader then takes theirs.
+    dtype: of the weights beside them; None: several, and the field is left out.
   """
   if read:
     was = parse(component, read)._asdict()
