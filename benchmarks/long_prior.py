@@ -302,7 +302,7 @@ def export(run: Run, folder: Path) -> None:
       getattr(prior, name).save_pretrained(new / name)
       about = new / name / 'config.json'
       fields = json.loads(about.read_text())
-      # A folder of this machine; what the weights say.
+      # Left out: a folder of this machine, and the dtype, which is that of the weights.
       fields = {k: v for k, v in fields.items() if k not in ('_name_or_path', 'dtype')}
       files.write_json(about, fields)
 

@@ -89,7 +89,7 @@ def main(arguments):
     model, name = load(path), Path(path).name
     report(name, model)
     columns[name] = model(list(CAPTIONS), seeds=0, **settings)
-  files.write(Path(OUT.value), grid.encode(grid.grid(columns, scale=1), 'webp', quality=75))
+  files.write(Path(OUT.value), grid.encode(grid.grid(columns, scale=1), 'webp', **grid.LIGHT))
   print(f'{OUT.value}, guidance 3, by row:', *CAPTIONS, sep='\n  ')
 
 

@@ -34,7 +34,6 @@ METHODS = dict(depth='step_aware', super_resolution='conditional')
 MEASURED = ('step_aware', 'conditional', 'finetune')
 SEEDS = (0, 1, 2)
 DOCS = Path('docs/results')
-QUALITY = 65  # Of pictures that every clone holds.
 MANY = dict(finetune=('--config.evaluation.steps=(1, 2, 4, 8, 50)',))
 ONE_THREAD = dict(OMP_NUM_THREADS='1', XLA_FLAGS='--xla_cpu_multi_thread_eigen=false')
 
@@ -115,7 +114,7 @@ def install_model(ours: Path, rival: Path, task: str) -> None:
   undistilled_rows = [row for row in rows(rival) if row['method'] == 'finetune']
   files.write_json(DOCS / f'{task}.json', rows(ours) + undistilled_rows)
   with Image.open(ours / 'pictures' / 'ours.png') as picture:
-    files.write(DOCS / f'{task}.webp', grid.encode(np.asarray(picture), 'webp', quality=QUALITY))
+    files.write(DOCS / f'{task}.webp', grid.encode(np.asarray(picture), 'webp', **grid.LIGHT))
 
 
 def rows(folder: Path) -> list[dict]:

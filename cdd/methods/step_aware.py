@@ -60,12 +60,12 @@ def loss(
   x = batch.x  # (x, c) ~ p_data; c is bound to the networks.
   t = sample_t(t_rng, x.shape[0], 1, num_steps)
   eps = jax.random.normal(eps_rng, x.shape, x.dtype)  # ε ~ N(0, I)
-  count = max(round(share * x.shape[0]), 1)
   if not share:
     at_t = schedule(t)
     v = nets.online(compose(Pair(x, eps), at_t), t, None)
     return distance(velocity(Pair(x, eps), at_t), v), {}
 
+  count = max(round(share * x.shape[0]), 1)
   # Folded, not split: a share of 0 then draws what fine-tuning draws.
   step_rng, active_rng, scale_rng = jax.random.split(jax.random.fold_in(t_rng, 1), 3)
   rise = jnp.minimum((step + 1) / max(share_warmup, 1), 1)

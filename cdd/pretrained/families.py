@@ -126,9 +126,13 @@ def written(component: str, config, read: Mapping[str, Any], dtype) -> dict[str,
   if read:
     was = parse(component, read)._asdict()
     changed = {name: value for name, value in config._asdict().items() if value != was[name]}
-    kinds = {'dtype', 'torch_dtype'} & read.keys()
-    kept = {name: value for name, value in read.items() if name not in kinds}
-    return {**kept, **changed, **dict.fromkeys(kinds if dtype else (), np.dtype(dtype).name)}
+    fields = {**read, **changed}
+    for name in {'dtype', 'torch_dtype'} & read.keys():
+      if dtype is None:
+        del fields[name]
+      else:
+        fields[name] = np.dtype(dtype).name
+    return fields
   entry = kind_of(component, config)
   fields = dict(config._asdict(), _class_name=entry.name, **entry.extra(config))
   defaults = config._field_defaults

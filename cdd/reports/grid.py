@@ -11,6 +11,7 @@ from cdd.core import files
 
 GAP, TOP = 4, 18  # Pixels between images, and for each line of the labels.
 FORMATS = dict(png=dict(optimize=True), webp=dict(quality=90, method=6))
+LIGHT = dict(quality=65)  # Of a webp that every clone holds.
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

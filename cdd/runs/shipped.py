@@ -28,6 +28,8 @@ def shipped(config, kind: str) -> list:
 def model(name: str, mesh) -> tuple[Callable, int]:
   """A model that ships, by its own config: the run's method, adapter and trained part may differ.
 
+  It is kept, as what is compiled for the first page serves the report too.
+
   Returns:
     `Experiment.sample` without its parameters, and how many updates the model had.
 

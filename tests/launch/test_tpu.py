@@ -10,14 +10,8 @@ import time
 import pytest
 
 CREATE = 'gcloud compute tpus queued-resources create depth --node-id=depth'
-TRAIN = (
-  'python',
-  '-m',
-  'cdd.main',
-  '--config=depth',
-  '--workdir=/bucket/runs/a b',
-  '--distributed',
-)
+COMMAND = ('python', '-m', 'cdd.main', '--config=depth')
+TRAIN = (*COMMAND, '--workdir=/bucket/runs/a b', '--distributed')
 
 
 def wait_for(condition, seconds=90):
