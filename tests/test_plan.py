@@ -145,8 +145,9 @@ def test_the_command_plans_for_devices_that_share_the_batch(shapes_only, tmp_pat
   (tmp_path / 'planned.py').write_text(SMALL.format(path=str(shapes_only)))
   command = ['cdd.plan', '--config=planned.py', '--topology=cpu:4']
   again, numbers = '--compare=plan.json', '--json=plan.json'
-  commanded = [[*command, numbers], [*command, again], [*command, '--family=sd99']]
-  done, compared, wrong = commands.run(commanded, cwd=tmp_path)
+  odd = [[*command, '--resolution=33', f'--program={name}'] for name in ('train', 'sample')]
+  commanded = [[*command, numbers], [*command, again], [*command, '--family=sd99'], *odd]
+  done, compared, wrong, *cut = commands.run(commanded, cwd=tmp_path)
   assert done.code == 0, done.err[-2000:]
   assert 'depth_tiny_finetune, train, on cpu:4, 32 px, a batch of 8' in done.out
   assert 'Compiling train for cpu:4, 32 px, a batch of 8 ...' in done.err
@@ -156,6 +157,8 @@ def test_the_command_plans_for_devices_that_share_the_batch(shapes_only, tmp_pat
   assert reduced == pytest.approx(4 * found['parameters_trained'] / 2**20, abs=0.1)
   assert compared.code == 0 and '(1.000 of the earlier)' in compared.out
   assert wrong.code == 1 and re.fullmatch(r"error: Unknown family 'sd99'.*'sd21'.*\n", wrong.err)
+  for refused in cut:
+    assert refused.code == 1 and 'multiple of 2; choose 32 x 32' in refused.err.splitlines()[-1]
 
 
 def test_the_work_of_a_convolution_and_its_gradients_is_three_times_that_of_one():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cdd.core import trees
+from cdd.core.errors import check_multiple
 from cdd.core.types import Array, Condition, Denoise, Params, Text
 from cdd.diffusion import guidance, parametrizations, schedules, tiles
 from cdd.models import text as texts
@@ -50,7 +51,12 @@ class Networks(NamedTuple):
   has_strength: bool = False
 
   def latent_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the latents of images [b, H, W, 3]."""
+    """The shape of the latents of images [b, H, W, 3].
+
+    Raises:
+      UserError: a side is no multiple of `factor`; latents would not show what is left over.
+    """
+    check_multiple(images[1:3], self.factor, 'size')
     return (images[0], images[1] // self.factor, images[2] // self.factor, self.channels)
 
   def encode(self, params: Params, images: Array, *, tile: int | None = None) -> Array:
@@ -58,7 +64,11 @@ class Networks(NamedTuple):
 
     Args:
       tile: the side of overlapping tiles of latents, for images too large to encode at once.
+
+    Raises:
+      UserError: as `latent_shape`.
     """
+    self.latent_shape(images.shape)
 
     def encode(part):
       return self.moments(params, 2 * part - 1)[0]

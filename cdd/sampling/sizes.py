@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cdd.core.errors import UserError
+from cdd.core.errors import check_multiple
 
 
 class Sizes(NamedTuple):
@@ -62,14 +62,6 @@ def plan(
     return math.ceil(side / unit) * unit
 
   return Sizes(size, tuple(map(padded, size)), tile)
-
-
-def check_multiple(sides: tuple[int, ...], unit: int, what: str) -> None:
-  """A UserError, with the nearest that would do, if a side is not a multiple of `unit`."""
-  if any(side < unit or side % unit for side in sides):
-    near = [max(unit, unit * round(side / unit)) for side in sides]
-    named, near = (' x '.join(map(str, numbers)) for numbers in (sides, near))
-    raise UserError(f'The {what} of {named} pixels has to be a multiple of {unit}; choose {near}.')
 
 
 def pad(images: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Patches of latents: nothing is lost, and a prior may ask for them of an autoencoder it reads."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import tiny
 from ml_collections import ConfigDict
 
+from cdd.core.errors import UserError
 from cdd.models import vae
 from cdd.pretrained import priors
 
@@ -44,3 +47,12 @@ def test_latents_in_patches_are_the_same_latents_and_decode_alike(networks):
   np.testing.assert_allclose(
     patched.decode(params, stacked), plain.decode(params, latents), rtol=1e-6, atol=1e-6
   )
+
+
+@pytest.mark.parametrize('patch', [1, 2])
+def test_a_size_that_latents_would_cut_is_refused_where_they_are_made(networks, patch):
+  found, params = networks[patch]
+  images = jnp.zeros((1, tiny.SIZE + 1, tiny.SIZE, 3))
+  for make in (partial(found.encode, params), lambda images: found.latent_shape(images.shape)):
+    with pytest.raises(UserError, match=f'multiple of {found.factor}; choose {tiny.SIZE} x'):
+      make(images)
