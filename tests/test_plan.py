@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import commands
@@ -21,6 +22,7 @@ from cdd.runs.experiment import experiment
 from cdd.runs.largest import largest
 from cdd.runs.objective import objective
 from cdd.runs.program import divide
+from configs import depth
 
 # Published: the files on the hub hold this many numbers.
 COUNTS = dict(
@@ -57,6 +59,20 @@ def test_the_families_have_the_published_numbers_of_parameters(family):
   prior = planning.prior(ConfigDict(dict(path=None)), plan.families()[family])
   sizes = lambda name: sum(leaf.size for leaf in trees.select(prior.params, name).values())
   assert {name: sizes(name) for name in prior.configs} == COUNTS[family]
+
+
+@pytest.mark.parametrize('make', [planning.training, partial(planning.sampling, steps=2)])
+@pytest.mark.parametrize('options', ['full', 'full,prepared=-'])
+def test_a_batch_has_what_two_text_encoders_read(options, make):
+  family = {name: dict(fields) for name, fields in plan.families()['sdxl'].items()}
+  family['unet'] |= dict(block_out_channels=(32, 64, 128), attention_head_dim=4)
+  family['unet'] |= dict(transformer_layers_per_block=1, layers_per_block=1)
+  for name in ('text_encoder', 'text_encoder_2'):
+    family[name] |= dict(num_hidden_layers=2)
+  config = depth.get_config(options)
+  config.data.batch_size = config.accumulate = config.mesh.fsdp = 1
+  program = make(config, planning.prior(config.prior, family), 64, jax.devices())
+  jax.eval_shape(program.function, *program.arguments.values())
 
 
 def test_a_plan_without_weights_is_that_of_the_run(prior, shapes_only, tmp_path):

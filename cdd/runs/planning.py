@@ -309,7 +309,7 @@ def batch_shapes(
     batch |= {f'{name}_latents': latents for name in ('image', *of_latents)}
   if prepared(config):
     made = jax.eval_shape(networks.text, prior.params, batch | text)
-    text = {name: getattr(made, name) for name in ('states', 'pooled')}
+    text = {name: getattr(made, name) for name in ('states', 'pooled', 'sizes')}
     text = {
       name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
       for name, leaf in text.items()
@@ -330,13 +330,14 @@ def pictures(config, networks, resolution) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def tokens(config, prior) -> dict[str, jax.ShapeDtypeStruct]:
-  """The captions of a batch."""
+  """The captions of a batch, and the sizes that SDXL reads beside them."""
   names = dict(text_encoder='tokens', text_encoder_2='tokens_2')
-  return {
+  found = {
     tokens: shape(config, prior.configs[name].max_position_embeddings, dtype=jnp.int32)
     for name, tokens in names.items()
     if name in prior.configs
   }
+  return found | (dict(sizes=shape(config, 6)) if 'tokens_2' in found else {})
 
 
 def compile_or_explain(lowered):
