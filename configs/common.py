@@ -30,6 +30,8 @@ RECORDS = {
 }
 # Scenes that a small model learns to draw; captions name most of what is there.
 SIMPLE = dict(variety='simple', detail=0.85)
+# How packaged data is read and put in batches, on a few CPU cores.
+PACKAGED = dict(batch_size=32, caption_dropout=0.1, threads=2, workers=0)
 # Options whose value is a folder: one's own pictures, and what cdd.prepare made of them.
 FOLDERS = ('data', 'prepared')
 
@@ -213,11 +215,8 @@ def embedded(config: ConfigDict, task: dict, *, cache: int) -> None:
     source=dict(name='mixture', sources=train),
     held_out=dict(name='mixture', sources=test),
     task=task,
-    batch_size=32,
-    caption_dropout=0.1,
-    threads=2,
-    workers=0,
     cache=cache,
+    **PACKAGED,
   )
 
 

@@ -41,11 +41,8 @@ def scenes(config: ConfigDict, *, cache: int) -> None:
       test=dict(seed=0, start=0, length=1024),
     ),
     task=TASK,
-    batch_size=32,
-    caption_dropout=0.1,
-    threads=2,
-    workers=0,
     cache=cache,
+    **common.PACKAGED,
   )
 
 

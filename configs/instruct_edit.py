@@ -42,11 +42,8 @@ def scenes(config: ConfigDict, *, cache: int) -> None:
       test=dict(seed=0, start=0, length=1024),
     ),
     task=TASK,
-    batch_size=32,
-    **DROPOUT,
-    threads=2,
-    workers=0,
     cache=cache,
+    **(common.PACKAGED | DROPOUT),
   )
 
 

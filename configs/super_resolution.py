@@ -41,11 +41,8 @@ def photographs(config: ConfigDict, *, cache: int) -> None:
       test=dict(split='test', seed=0),
     ),
     task=dict(name='super_resolution', factor=8, degradation=dict(name='simple')),
-    batch_size=32,
-    caption_dropout=0.1,
-    threads=2,
-    workers=0,
     cache=cache,
+    **common.PACKAGED,
   )
 
 
