@@ -18,9 +18,10 @@ def network(w):
   return lambda z, t, s: jnp.tanh(z * w + 0.3 * C) + 0.001 * t.astype(jnp.float32)
 
 
-def loss(w, w_target, *, rng=0, step=0, **settings):
+def loss_of(nets, *, rng=0, step=0, **settings):
   settings = (
     dict(
+      num_steps=1000,
       sample_t=times.per_example,
       predictor=predictors.prev,
       d_eps=distances.squared_l2,
@@ -29,12 +30,13 @@ def loss(w, w_target, *, rng=0, step=0, **settings):
     )
     | settings
   )
-  encode, decode = lambda image: image + 1, lambda z: 2 * z
-  nets = Nets(network(w), network(w_target), network(0.1), encode, decode)
   key = jax.random.key(rng)
-  return conditional.loss(
-    nets, Batch(X), key, jnp.int32(step), schedule=SCHEDULE, num_steps=1000, **settings
-  )
+  return conditional.loss(nets, Batch(X), key, jnp.int32(step), schedule=SCHEDULE, **settings)
+
+
+def loss(w, w_target, **settings):
+  encode, decode = lambda image: image + 1, lambda z: 2 * z
+  return loss_of(Nets(network(w), network(w_target), network(0.1), encode, decode), **settings)
 
 
 def numpy_loss(w, w_target, *, predictor, dt=20, s_min=0):
@@ -113,19 +115,7 @@ def test_a_constant_noise_prediction_satisfies_consistency_and_guidance_excludes
     return (constant - sigma * z) / jnp.maximum(alpha, 1e-6)
 
   nets = Nets(degenerate, degenerate)
-  _, metrics = conditional.loss(
-    nets,
-    Batch(X),
-    jax.random.key(3),
-    jnp.int32(0),
-    schedule=SCHEDULE,
-    num_steps=900,
-    sample_t=times.per_example,
-    predictor=predictors.ddim,
-    d_eps=distances.squared_l2,
-    d_x=distances.squared_l2,
-    dt=20,
-  )
+  _, metrics = loss_of(nets, rng=3, num_steps=900, predictor=predictors.ddim)
   assert float(metrics['consistency']) < 1e-8
   assert float(metrics['guidance']) > 0.1
 
@@ -134,20 +124,7 @@ def test_without_consistency_the_target_network_is_never_called():
   def never(z, t, s):
     raise AssertionError
 
-  nets = Nets(network(0.4), never, never)
-  value, metrics = conditional.loss(
-    nets,
-    Batch(X),
-    jax.random.key(0),
-    jnp.int32(0),
-    schedule=SCHEDULE,
-    num_steps=1000,
-    sample_t=times.shared,
-    predictor=predictors.prev,
-    d_eps=distances.squared_l2,
-    d_x=distances.squared_l2,
-    eps_weight=0.0,
-  )
+  value, metrics = loss_of(Nets(network(0.4), never, never), eps_weight=0.0)
   assert float(value) == float(metrics['guidance'])
 
 
@@ -162,19 +139,7 @@ def test_each_network_is_asked_for_the_step_that_it_is_to_make():
     return call
 
   nets = Nets(*map(recorded, ('online', 'target', 'teacher')))
-  conditional.loss(
-    nets,
-    Batch(X),
-    jax.random.key(0),
-    jnp.int32(0),
-    schedule=SCHEDULE,
-    num_steps=1000,
-    sample_t=times.per_example,
-    predictor=predictors.teacher,
-    d_eps=distances.squared_l2,
-    d_x=distances.squared_l2,
-    dt=20,
-  )
+  loss_of(nets, predictor=predictors.teacher)
   assert (asked['online'] == 20).all() and (asked['teacher'] == 20).all()
   assert asked['target'] is None
 
