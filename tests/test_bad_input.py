@@ -83,6 +83,17 @@ def test_a_workdir_of_another_config_is_refused_with_the_fields_that_differ(conf
   assert str(error.value).endswith(f'or give another --workdir, such as {tmp_path}_2.')
 
 
+def test_a_workdir_whose_run_made_no_update_takes_the_config_that_is_mended(config, tmp_path):
+  size = config.data.source.size
+  config.data.source.size = size + 1
+  with pytest.raises(UserError, match='has to be a multiple of 2'):
+    loop.run(config, tmp_path)
+  assert (tmp_path / 'config.json').exists()
+  config.data.source.size = size
+  loop.run(config, tmp_path)
+  assert steps_in(tmp_path) == [config.steps]
+
+
 def test_the_same_workdir_again_says_in_one_line_what_becomes_of_the_run(config, tmp_path, capsys):
   workdir = tmp_path / 'depth_tiny'
   loop.run(config, workdir)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cdd.core import files
 from cdd.core.errors import UserError
-from cdd.training import checkpoint
+from cdd.training import checkpoint, meter, writer
 
 # What may change between a run and its resumption: how long it is, how it is shown, where and by
 # what it is computed, how many examples an update sees, and how often parts of them are left out.
@@ -41,7 +41,7 @@ def write(config, workdir: Path) -> None:
 
 
 def check(config, workdir: Path) -> str:
-  """Refuses a workdir that cannot be written, or that belongs to another config.
+  """Refuses a workdir that cannot be written, or that belongs to a run with another config.
 
   Returns:
     What may differ and does, in words: 'steps=800 (was 500)'; empty if nothing does.
@@ -51,8 +51,8 @@ def check(config, workdir: Path) -> str:
   """
   if reason := files.unwritable(workdir):
     raise UserError(f'The workdir {workdir} cannot be written: {reason}.')
-  path = workdir / 'config.json'
-  if not path.exists():
+  path, last = workdir / 'config.json', checkpoint.newest(workdir / 'checkpoints')
+  if not path.exists() or only_tried(workdir):
     return ''
   try:
     before = json.loads(path.read_text())
@@ -60,13 +60,18 @@ def check(config, workdir: Path) -> str:
     raise UserError(f'{path} cannot be read: {error}. Give another --workdir.') from error
   changed = list(differences(before, as_json(config)))
   refuse([each for each in changed if not is_free(each[0])], workdir)
-  last = checkpoint.newest(workdir / 'checkpoints')
   if last is not None and last > config.steps:
     raise UserError(
       f'{workdir} is at step {last} already, past config.steps={config.steps}. Give '
       f'--config.steps={last} or more, or another --workdir.'
     )
   return ', '.join(f'{key}={new!r} (was {old!r})' for key, old, new in changed)
+
+
+def only_tried(workdir: Path) -> bool:
+  """Whether all runs there ended before their first logged update: nothing of them is lost."""
+  saved = checkpoint.newest(workdir / 'checkpoints') is not None
+  return (workdir / meter.NAME).exists() and not saved and not writer.read(workdir / 'log.jsonl')
 
 
 def is_free(key: str) -> bool:
