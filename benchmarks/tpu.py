@@ -157,19 +157,25 @@ def line(found: dict) -> str:
   if 'refused' in found:
     return f'| {found["name"]} | {images} | {found["refused"]} |  |  |  |  |  |  |'
   received = ', '.join(f'{kind} {size:.0f}' for kind, size in found['received_mib'].items())
-  cycles, chips = found['mcycles'], min(found['chips'], images)
-  cells = [
-    found['name'],
-    images,
-    f'{found["peak_gib"]:.2f} of {found["capacity_gib"]:g}',
-    f'{found["gb_accessed"]:.1f}',
-    f'{cycles:.1f}',
-    f'{cycles * chips / images:.1f}',
-    f'{max(found["milliseconds"].values()):.1f}',
-    f'{found["mfu"]["cycles"]:.1%}',
-    received,
-  ]
+  memory = f'{found["peak_gib"]:.2f} of {found["capacity_gib"]:g}'
+  cells = [found['name'], images, memory, *of_speed(found), received]
   return f'| {" | ".join(map(str, cells))} |'
+
+
+def of_speed(found: dict) -> list[str]:
+  """The cells of a row that say how fast a program is at least.
+
+  At the lowest effort neither the bytes nor the cycles are those of a program that one would run:
+  the time is then that of its work and of what it receives, at the chip's peak.
+  """
+  times = found['milliseconds']
+  if rows()[found['name']].effort < 0:
+    return ['', '', '', f'{max(times["work"], times["links"]):.1f}', '']
+  cycles, chips = found['mcycles'], min(found['chips'], found['images'])
+  an_image = cycles * chips / found['images']
+  least, mfu = max(times.values()), found['mfu']['cycles']
+  moved = f'{found["gb_accessed"]:.1f}'
+  return [moved, f'{cycles:.1f}', f'{an_image:.1f}', f'{least:.1f}', f'{mfu:.1%}']
 
 
 def main() -> None:
