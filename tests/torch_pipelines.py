@@ -5,6 +5,7 @@ import numpy as np
 import torch
 import transformers
 
+from cdd import sampling
 from cdd.data import tokens
 from cdd.data.scenes import Scenes
 
@@ -133,6 +134,29 @@ def noise():
 
 def pictures():
   return RNG.uniform(size=(2, SIZE, SIZE, 3)).astype(np.float32)
+
+
+def beside(name, made, folder, latents):
+  """Their pipeline with an adapter and ours: each a function of pictures and of settings."""
+  adapter = controlnet(made['unet']) if name == 'controlnet' else t2i_adapter()
+  adapter.save_pretrained(folder / 'adapter')
+  kinds = dict(
+    controlnet=reference.StableDiffusionControlNetPipeline,
+    adapter=reference.StableDiffusionAdapterPipeline,
+  )
+  pipeline = kinds[name](**{name: adapter}, **made)
+  model = sampling.load(folder_of(made, folder), adapter=folder / 'adapter')
+
+  def theirs(images, **settings):
+    image = torch.tensor(images.transpose(0, 3, 1, 2))
+    guided = dict(guidance_scale=SCALE, negative_prompt=NEGATIVE)
+    return run(pipeline, latents, image=image, **guided, **settings)
+
+  def ours(images, **settings):
+    guided = dict(guidance=SCALE, negative=NEGATIVE)
+    return model(PROMPTS, images, latents=latents, steps=STEPS, **guided, **settings)
+
+  return theirs, ours
 
 
 def same(ours, theirs, other):

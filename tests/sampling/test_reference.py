@@ -12,14 +12,13 @@ from torch_pipelines import (
   SCALE,
   SIZE,
   STEPS,
-  controlnet,
+  beside,
   folder_of,
   noise,
   parts,
   pictures,
   run,
   same,
-  t2i_adapter,
 )
 
 from cdd import sampling
@@ -78,34 +77,11 @@ def test_a_pipeline_is_sampled_as_its_scheduler_says(kind, fields, tmp_path):
   same(draw(), theirs, draw(spacing=other))
 
 
-def test_a_controlnet_beside_a_pipeline(tmp_path):
+@pytest.mark.parametrize('name', ['controlnet', 'adapter'])
+def test_an_adapter_beside_a_pipeline(name, tmp_path):
   made, latents, images = parts(tmp_path, 'sd'), noise(), pictures()
-  folder = folder_of(made, tmp_path)
-  net = controlnet(made['unet'])
-  net.save_pretrained(tmp_path / 'controlnet')
-  pipeline = reference.StableDiffusionControlNetPipeline(controlnet=net, **made)
-  image = torch.tensor(images.transpose(0, 3, 1, 2))
-  theirs = run(pipeline, latents, image=image, guidance_scale=SCALE, negative_prompt=NEGATIVE)
-  model = sampling.load(folder, adapter=tmp_path / 'controlnet')
-  draw = lambda images: model(
-    PROMPTS, images, latents=latents, steps=STEPS, guidance=SCALE, negative=NEGATIVE
-  )
-  same(draw(images), theirs, draw(images[::-1]))
-
-
-def test_a_t2i_adapter_beside_a_pipeline(tmp_path):
-  made, latents, images = parts(tmp_path, 'sd'), noise(), pictures()
-  folder = folder_of(made, tmp_path)
-  adapter = t2i_adapter()
-  adapter.save_pretrained(tmp_path / 'adapter')
-  pipeline = reference.StableDiffusionAdapterPipeline(adapter=adapter, **made)
-  image = torch.tensor(images.transpose(0, 3, 1, 2))
-  theirs = run(pipeline, latents, image=image, guidance_scale=SCALE, negative_prompt=NEGATIVE)
-  model = sampling.load(folder, adapter=tmp_path / 'adapter')
-  draw = lambda images: model(
-    PROMPTS, images, latents=latents, steps=STEPS, guidance=SCALE, negative=NEGATIVE
-  )
-  same(draw(images), theirs, draw(images[::-1]))
+  theirs, draw = beside(name, made, tmp_path, latents)
+  same(draw(images), theirs(images), draw(images[::-1]))
 
 
 def test_instruct_pix2pix(tmp_path):

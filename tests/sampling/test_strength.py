@@ -4,21 +4,7 @@ import diffusers as reference
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from torch_pipelines import (
-  NEGATIVE,
-  PROMPTS,
-  SCALE,
-  STEPS,
-  controlnet,
-  folder_of,
-  noise,
-  parts,
-  pictures,
-  run,
-  same,
-  t2i_adapter,
-)
+from torch_pipelines import beside, noise, parts, pictures, same
 
 from cdd import sampling
 from cdd.core.errors import UserError
@@ -26,50 +12,21 @@ from cdd.core.types import Condition
 from cdd.models.strength import Strength, within
 
 
-def beside(name, adapter, made, folder, images, latents):
-  """(their pipeline with its adapter, our function of the settings of a call)."""
-  adapter.save_pretrained(folder / 'adapter')
-  kinds = dict(
-    controlnet=reference.StableDiffusionControlNetPipeline,
-    adapter=reference.StableDiffusionAdapterPipeline,
-  )
-  theirs = kinds[name](**{name: adapter}, **made)
-  model = sampling.load(folder_of(made, folder), adapter=folder / 'adapter')
-  shared = dict(latents=latents, steps=STEPS, guidance=SCALE, negative=NEGATIVE)
-  return theirs, lambda **given: model(PROMPTS, images, **shared, **given)
-
-
 def test_a_controlnet_acts_as_strongly_and_in_the_steps_that_it_does_in_the_pipeline(tmp_path):
   made, latents, images = parts(tmp_path, 'sd'), noise(), pictures()
-  given = (controlnet(made['unet']), made, tmp_path, images, latents)
-  theirs, draw = beside('controlnet', *given)
-  shared = dict(image=torch.tensor(images.transpose(0, 3, 1, 2)), guidance_scale=SCALE)
+  theirs, draw = beside('controlnet', made, tmp_path, latents)
   for scale, start, end in ((0.4, 0.0, 1.0), (1.0, 0.3, 1.0), (1.7, 0.25, 0.8)):
-    expected = run(
-      theirs,
-      latents,
-      negative_prompt=NEGATIVE,
-      controlnet_conditioning_scale=scale,
-      control_guidance_start=start,
-      control_guidance_end=end,
-      **shared,
-    )
-    ours = draw(adapter_strength=scale, adapter_start=start, adapter_end=end)
-    same(ours, expected, draw())
+    acts = dict(control_guidance_start=start, control_guidance_end=end)
+    expected = theirs(images, controlnet_conditioning_scale=scale, **acts)
+    ours = draw(images, adapter_strength=scale, adapter_start=start, adapter_end=end)
+    same(ours, expected, draw(images))
 
 
 def test_a_t2i_adapter_acts_as_strongly_as_in_the_pipeline(tmp_path):
   made, latents, images = parts(tmp_path, 'sd'), noise(), pictures()
-  theirs, draw = beside('adapter', t2i_adapter(), made, tmp_path, images, latents)
-  expected = run(
-    theirs,
-    latents,
-    image=torch.tensor(images.transpose(0, 3, 1, 2)),
-    guidance_scale=SCALE,
-    negative_prompt=NEGATIVE,
-    adapter_conditioning_scale=0.3,
-  )
-  same(draw(adapter_strength=0.3), expected, draw())
+  theirs, draw = beside('adapter', made, tmp_path, latents)
+  expected = theirs(images, adapter_conditioning_scale=0.3)
+  same(draw(images, adapter_strength=0.3), expected, draw(images))
 
 
 def test_the_steps_are_those_of_the_pipelines_own_rule():
