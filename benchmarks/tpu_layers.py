@@ -19,7 +19,10 @@ from cdd.runs import hlo, topologies
 # Images, positions, heads, positions that are attended to: at 512 px.
 ATTENTION = ((1, 4096, 5, 4096), (8, 4096, 5, 4096), (8, 1024, 10, 1024), (8, 4096, 5, 77))
 HEAD = 64
-UPSAMPLERS = ((1, 16, 1280), (1, 32, 640), (4, 16, 1280), (4, 32, 640), (16, 32, 640))
+UPSAMPLERS = (
+  *((1, 16, 1280), (1, 32, 640), (4, 16, 1280), (4, 32, 640), (8, 16, 1280), (16, 32, 640)),
+  *((1, 64, 512), (1, 128, 512), (1, 256, 256)),  # The autoencoder's.
+)
 WAYS = dict(
   all_scores=attention.at_once,
   heads_in_turns=attention.by_head,

@@ -63,6 +63,14 @@ def test_an_upsampler_computes_in_its_own_kind():
   np.testing.assert_allclose(layer(x), layer.conv(upsampling.enlarge(x)), atol=0.05)
 
 
+@pytest.mark.parametrize(('side', 'zeros'), [(3, False), (4, True)])
+def test_on_a_tpu_pictures_of_many_positions_have_zeros_put_between_their_pixels(side, zeros):
+  layer = blocks.Upsample2D(6, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  traced = jax.jit(lambda x: layer(x)).trace(jnp.ones((1, side, side, 6)))
+  text = traced.lower(lowering_platforms=('tpu',)).as_text()
+  assert ('lhs_dilate = [2, 2]' in text) == zeros and text.count('stablehlo.convolution') == 1
+
+
 def test_the_three_ways_of_an_upsampler_are_one_convolution():
   x, kernel = (
     jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(2, 3, 4, 6), (3, 3, 6, 5)])

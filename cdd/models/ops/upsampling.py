@@ -7,8 +7,9 @@ from flax import nnx
 from cdd.core.types import Array
 from cdd.models.ops.parts import parts
 
-# Images on a TPU, below which it computes the enlarged picture's convolution (docs/performance.md).
-FEW = 4
+# Positions of a TPU's pictures for each of their channels, below which it computes the enlarged
+# picture's convolution (docs/performance.md).
+FEW = 2
 
 
 def enlarge(x: Array) -> Array:
@@ -30,7 +31,8 @@ def phases(kernel: Array) -> Array:
 def enlarged(conv: nnx.Conv, x: Array) -> Array:
   """conv(enlarge(x)) of a convolution of 3 x 3 taps, [b, h, w, c] -> [b, 2h, 2w, d]."""
   kernel, bias, x = conv.kernel[...], conv.bias[...].astype(conv.dtype), x.astype(conv.dtype)
-  few = x.shape[0] // parts('data', 'fsdp') < FEW
+  images, height, width, channels = x.shape
+  few = images // parts('data', 'fsdp') * height * width < FEW * channels
   ways = dict(tpu=directly if few else dilated, default=by_phases)
   convolved = jax.lax.platform_dependent(x, kernel, **ways)
   return convolved + bias[None, None, None]
