@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -261,6 +263,18 @@ def test_topologies_have_our_names_and_googles(name, found):
 def test_a_topology_that_is_none_names_the_choices(name, choices):
   with pytest.raises(UserError, match=f"There is no topology '{name}'; .*{choices}"):
     topologies.named(name)
+
+
+@pytest.mark.parametrize(('topology', 'cached'), [('v5e:4x4', False), ('cpu:4', True)])
+def test_programs_for_tpus_that_are_not_there_are_not_cached(topology, cached):
+  lines = [
+    'import jax',
+    'from cdd.runs import topologies',
+    f'topologies.prepare({topology!r})',
+    'print(jax.config.jax_enable_compilation_cache)',
+  ]
+  command = [sys.executable, '-c', '; '.join(lines)]
+  assert subprocess.run(command, capture_output=True, text=True).stdout == f'{cached}\n'
 
 
 def test_a_batch_or_a_mesh_that_does_not_fit_the_devices_is_refused_before_compiling(shapes_only):

@@ -107,6 +107,8 @@ def prepare(topology: str) -> None:
   jax.config.update('jax_platforms', 'cpu')
   if kind == 'cpu':
     jax.config.update('jax_num_cpu_devices', cpus(topology))
+  else:  # Jax writes programs for chips that are not there to its cache, and cannot read them.
+    jax.config.update('jax_enable_compilation_cache', False)
   runtime.without_tpus()
 
 
