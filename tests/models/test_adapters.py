@@ -290,7 +290,7 @@ def test_a_condition_beside_z_is_not_scaled():
   vae = lambda params, method, images: (images[:, ::8, ::8, :1] + 0.5, None)
   empty = dict.fromkeys(Networks._fields)
   networks = Networks(**empty)._replace(
-    vae=vae, scale=0.18, shift=0.1, reads=dict(condition='unscaled_latent')
+    vae=vae, scale=0.18, shift=0.1, factor=8, reads=dict(condition='unscaled_latent')
   )
   raw = dict(image=PIXELS, condition=PIXELS)
   mode = 2 * PIXELS[:, ::8, ::8, :1] - 1 + 0.5
