@@ -92,6 +92,20 @@ def test_a_workdir_whose_run_made_no_update_takes_the_config_that_is_mended(conf
   config.data.source.size = size
   loop.run(config, tmp_path)
   assert steps_in(tmp_path) == [config.steps]
+  shutil.rmtree(tmp_path / 'checkpoints')
+  (tmp_path / 'log.jsonl').write_text('')
+  config.seed += 1  # What was exported is still that of a run.
+  with pytest.raises(UserError, match='belongs to a run with another config'):
+    configs.check(config, tmp_path)
+
+
+def test_held_out_pictures_that_latents_would_cut_are_refused_before_training(prior, tmp_path):
+  config = tiny.load('depth.py:tiny', prior)
+  config.evaluation.metrics, config.log.samples_every = ('psnr',), 0
+  config.data.held_out.size = tiny.SIZE + 1
+  with pytest.raises(UserError, match='has to be a multiple of 2'):
+    loop.run(config, tmp_path)
+  assert not (tmp_path / 'checkpoints').exists()
 
 
 def test_the_same_workdir_again_says_in_one_line_what_becomes_of_the_run(config, tmp_path, capsys):

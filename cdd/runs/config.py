@@ -70,8 +70,9 @@ def check(config, workdir: Path) -> str:
 
 def only_tried(workdir: Path) -> bool:
   """Whether all runs there ended before their first logged update: nothing of them is lost."""
-  saved = checkpoint.newest(workdir / 'checkpoints') is not None
-  return (workdir / meter.NAME).exists() and not saved and not writer.read(workdir / 'log.jsonl')
+  made = any((workdir / name).exists() for name in ('export', 'metrics.json'))
+  made = made or checkpoint.newest(workdir / 'checkpoints') is not None
+  return (workdir / meter.NAME).exists() and not made and not writer.read(workdir / 'log.jsonl')
 
 
 def is_free(key: str) -> bool:

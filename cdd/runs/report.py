@@ -94,6 +94,8 @@ def check(experiment, config) -> None:
     choose(SAMPLERS, entry.sampler, 'sampler')
     visited = times.Timesteps().times(experiment.networks.schedule.num_steps, entry.steps)
     check_steps(experiment.networks, SAMPLERS[entry.sampler](), visited)
+  (batch,) = experiment.held_out(*[config.evaluation.batch_size] * 2)
+  experiment.networks.latent_shape(batch['image'].shape)
   check_arrays(experiment, config.evaluation)
   beside.check(config, experiment.mesh)
 
