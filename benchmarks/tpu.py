@@ -5,7 +5,7 @@ python -m benchmarks.tpu --folder=FOLDER --only=unet  # rows whose name begins s
 python -m benchmarks.tpu --folder=FOLDER --table    # what is there, as a table
 
 Each row is a program compiled in a process of its own, at the compiler's default effort or, where
-the name says so, at its lowest: 8 to 20 minutes and up to 16 GB each. Loops are counted out, and
+the name says so, at its lowest: 6 to 45 minutes and up to 18 GB each. Loops are counted out, and
 cycles are the compiler's estimate. Programs are compiled from shapes, without weights and data.
 """
 
@@ -42,7 +42,7 @@ class Row(NamedTuple):
     batch: of all chips.
     chips: how many of the topology's it runs on; None: on all.
     settings: fields of the config, by their path.
-    effort: of the compiler to make it fast, from -1 to 1; 0 is the default.
+    effort: how much the compiler does to make it fast, from -1 to 1; 0 is its default.
   """
 
   make: Callable

@@ -185,7 +185,8 @@ def test_a_workdir_below_a_file_is_refused_before_anything_is_loaded(prior, tmp_
     loop.run(config, tmp_path / 'file' / 'run')
 
 
-def test_a_damaged_config_of_a_workdir_is_named(prior, tmp_path):
-  (tmp_path / 'config.json').write_text('{"seed": ')
+@pytest.mark.parametrize('text', ['{"seed": ', '[1, 2]'])
+def test_a_damaged_config_of_a_workdir_is_named(text, prior, tmp_path):
+  (tmp_path / 'config.json').write_text(text)
   with pytest.raises(UserError, match='config.json cannot be read'):
     loop.run(tiny.load('depth.py:tiny', prior), tmp_path)

@@ -68,7 +68,7 @@ class Networks(NamedTuple):
     Raises:
       UserError: as `latent_shape`.
     """
-    self.latent_shape(images.shape)
+    check_multiple(images.shape[1:3], self.factor, 'size')
 
     def encode(part):
       return self.moments(params, 2 * part - 1)[0]

@@ -55,8 +55,8 @@ def check(config, workdir: Path) -> str:
   if not path.exists() or only_tried(workdir):
     return ''
   try:
-    before = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
+    before = dict(json.loads(path.read_text()))
+  except (OSError, ValueError, TypeError) as error:
     raise UserError(f'{path} cannot be read: {error}. Give another --workdir.') from error
   changed = list(differences(before, as_json(config)))
   refuse([each for each in changed if not is_free(each[0])], workdir)

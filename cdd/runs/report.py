@@ -83,20 +83,24 @@ def check(experiment, config) -> None:
 
   Raises:
     UserError: an unknown sampler or metric, a number of steps out of range, a shipped file that is
-      missing or does not fit, held-out examples that are too few, too small or lack an array.
+      missing or does not fit, held-out examples that are too few, too small, of a size that latents
+      would cut, or that lack an array.
   """
-  if config.log.samples_every:
-    (batch,) = experiment.held_out(PREVIEWS, PREVIEWS)
-    check_metric('lpips', METRICS['lpips'], batch, PREVIEWS)
-  if not config.evaluation:
+  previews, settings = config.log.samples_every, config.evaluation
+  if not (previews or settings):
+    return
+  count = PREVIEWS if previews else settings.batch_size
+  (batch,) = experiment.held_out(count, count)
+  if previews:
+    check_metric('lpips', METRICS['lpips'], batch, count)
+  experiment.networks.latent_shape(batch['image'].shape)
+  if not settings:
     return
   for entry in of_run(experiment, config, None):
     choose(SAMPLERS, entry.sampler, 'sampler')
     visited = times.Timesteps().times(experiment.networks.schedule.num_steps, entry.steps)
     check_steps(experiment.networks, SAMPLERS[entry.sampler](), visited)
-  (batch,) = experiment.held_out(*[config.evaluation.batch_size] * 2)
-  experiment.networks.latent_shape(batch['image'].shape)
-  check_arrays(experiment, config.evaluation)
+  check_arrays(experiment, settings)
   beside.check(config, experiment.mesh)
 
 

@@ -7,8 +7,8 @@ from flax import nnx
 from cdd.core.types import Array
 from cdd.models.ops.parts import parts
 
-# Positions of a TPU's pictures for each of their channels, below which it computes the enlarged
-# picture's convolution (docs/performance.md).
+# On a TPU, pictures of fewer positions than so many times their channels are enlarged and then
+# convolved (docs/performance.md).
 FEW = 2
 
 
