@@ -232,9 +232,11 @@ def read(each: Instruction, there: Mapping[str, Instruction], inner) -> float:
   """
   if each.opcode in FREE or each.opcode.endswith('-done'):
     return 0
-  if each.opcode in SLICES:
+  if each.opcode.removesuffix('-start') in SLICES:
     first, *others = (held(name, there) for name in each.operands)
-    return min(sum(sizes(each.shape)), first) + sum(others)
+    # One that runs beside others makes (operands, result, its state).
+    result = sizes(each.shape)[-2] if each.opcode.endswith('-start') else sum(sizes(each.shape))
+    return min(result, first) + sum(others)
   if each.opcode == 'dynamic-update-slice':
     return held(each.operands[1], there)
   inputs = {int(i.inside): i.name for i in inner.values() if i.opcode == 'parameter'}

@@ -61,6 +61,23 @@ def test_loops_count_as_often_as_they_turn_and_a_collective_beside_others_once()
   assert found.bytes == 5 * (one + number + 8 * 128 * 4) + copy
 
 
+PREFETCHED = """HloModule jit_g, is_scheduled=true
+
+ENTRY %main (w: bf16[3,8,128]) -> bf16[3,8,128] {
+  %w = bf16[3,8,128]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %start.1 = ((bf16[3,8,128]{2,1,0:T(8,128)(2,1)}), bf16[1,8,128]{2,1,0:T(8,128)(2,1)S(1)}, s32[]{:S(2)}) slice-start(%w), slice={[0:1], [0:8], [0:128]}
+  %start.2 = ((bf16[3,8,128]{2,1,0:T(8,128)(2,1)}), bf16[2,8,128]{2,1,0:T(8,128)(2,1)S(1)}, s32[]{:S(2)}) slice-start(%w), slice={[1:3], [0:8], [0:128]}
+  %done.1 = bf16[1,8,128]{2,1,0:T(8,128)(2,1)S(1)} slice-done(%start.1)
+  %done.2 = bf16[2,8,128]{2,1,0:T(8,128)(2,1)S(1)} slice-done(%start.2)
+  ROOT %whole = bf16[3,8,128]{2,1,0:T(8,128)(2,1)} custom-call(%done.1, %done.2), custom_call_target="ConcatBitcast"
+}
+"""
+
+
+def test_a_kernel_fetched_into_fast_memory_in_slices_is_read_once():
+  assert hlo.cost(PREFETCHED).bytes == (1 + 1) * 3 * 8 * 128 * 2  # Read, and the result written.
+
+
 def test_a_loop_whose_end_is_not_to_be_seen_counts_once_and_says_so():
   found = hlo.cost(LOOP.replace('constant(5)', 'negate(%c.1)'))
   assert found.cycles == 1077 and found.unknown == 1
