@@ -22,7 +22,7 @@ from cdd.core import runtime  # noqa: E402
 
 # As the command lines have it, with programs that compile faster; memory is returned, however.
 os.environ.setdefault(
-  'XLA_FLAGS', f'--xla_cpu_use_fusion_emitters=false {runtime.CPU_CONVOLUTIONS}'
+  'XLA_FLAGS', f'--xla_cpu_use_fusion_emitters=false {runtime.FLAGS["XLA_FLAGS"]}'
 )
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

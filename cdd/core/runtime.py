@@ -11,10 +11,13 @@ from pathlib import Path
 
 import jax
 
+# Environment variable -> a flag of XLA; CDD_XLA_FLAGS=off sets none (docs/performance.md).
 # XLA's CPU backend hands convolutions to a library whose weight gradient is up to three times
-# slower than its own (docs/performance.md). CDD_XLA_FLAGS=off leaves XLA as it is.
-CPU_CONVOLUTIONS = (
-  '--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'
+# slower than its own. Its TPU backend computes a gradient that chips share in turns, one for each
+# chip's part of the kernel, which fills a fraction of the matrix unit; above so many MiB alone.
+FLAGS = dict(
+  XLA_FLAGS='--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION',
+  LIBTPU_INIT_ARGS='--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000',
 )
 # malloc.h's numbers: one arena for all threads, no block from mmap, nothing trimmed.
 MALLOC = dict(arena_max=(-8, 1), mmap_max=(-4, 0), trim_threshold=(-1, -1))
@@ -36,10 +39,9 @@ def configure() -> None:
 
   To be called before the first array is made: XLA reads its flags when its backend starts.
   """
-  flags = os.environ.get('XLA_FLAGS', '')
   if os.environ.get('CDD_XLA_FLAGS', 'on') != 'off':
-    if CPU_CONVOLUTIONS not in flags:
-      os.environ['XLA_FLAGS'] = f'{flags} {CPU_CONVOLUTIONS}'.strip()
+    for variable, flag in FLAGS.items():
+      add(variable, flag)
     never_return_memory()
   if not any(map(glob.glob, CHIPS)):
     without_tpus()
@@ -50,6 +52,13 @@ def configure() -> None:
   for name, value in defaults.items():
     if name.upper() not in os.environ:
       jax.config.update(name, value)
+
+
+def add(variable: str, flag: str) -> None:
+  """Adds '--name=value' to the flags of an environment variable, unless it names that one."""
+  flags = os.environ.get(variable, '')
+  if flag.partition('=')[0] not in flags:
+    os.environ[variable] = f'{flags} {flag}'.strip()
 
 
 def without_tpus() -> None:
