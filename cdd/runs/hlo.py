@@ -13,6 +13,8 @@ from typing import NamedTuple
 COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 # What reads no more of its first operand than its result holds.
 SLICES = frozenset(('slice', 'dynamic-slice', 'gather'))
+# A custom call that names slices which lie side by side already.
+NAMED = 'ConcatBitcast'
 # Names of what is there already, or is nothing.
 FREE = frozenset(
   (
@@ -149,7 +151,7 @@ class Module:
       return functools.reduce(Total.plus, map(self.total, inner), Total()), 1
     inner = self.computations[each.called('calls')[0]] if each.opcode == 'fusion' else {}
     there = self.computations[name]
-    moved = read(each, there, inner) + written(each, there, inner)
+    moved = read(each, there, inner, self.computations) + written(each, there, inner)
     return Total(each.cycles, moved, received(each, inner), silent(each), 0), 1
 
   def _turns(self, loop: Instruction, condition: str) -> int | None:
@@ -221,14 +223,15 @@ def silent(each: Instruction) -> Counter:
   """The target of a custom call that has no estimate and makes something."""
   target = re.search(r'custom_call_target="([^"]+)"', each.rest)
   works = each.opcode == 'custom-call' and each.operands and not each.cycles
-  return Counter({target[1]: 1} if target and works else {})
+  return Counter({target[1]: 1} if target and works and target[1] != NAMED else {})
 
 
-def read(each: Instruction, there: Mapping[str, Instruction], inner) -> float:
+def read(each: Instruction, there: Mapping[str, Instruction], inner, computations) -> float:
   """The bytes of HBM that an operation reads; of an array that it or its fusion slices, the slices.
 
   Args:
     there, inner: name -> instruction, of its computation and of its fusion.
+    computations: name -> such a computation, of fusions inside its fusion.
   """
   if each.opcode in FREE or each.opcode.endswith('-done'):
     return 0
@@ -243,7 +246,8 @@ def read(each: Instruction, there: Mapping[str, Instruction], inner) -> float:
   total = 0
   for number, name in enumerate(each.operands):
     whole = held(name, there)
-    total += min(whole, used(inputs[number], inner)) if number in inputs else whole
+    slices = used(inputs[number], inner, computations) if number in inputs else whole
+    total += min(whole, slices)
   return total
 
 
@@ -252,13 +256,20 @@ def held(name: str, there: Mapping[str, Instruction]) -> int:
   return sum(sizes(there[name].shape, hbm=True)) if name in there else 0
 
 
-def used(name: str, inner: Mapping[str, Instruction]) -> float:
+def used(name: str, inner: Mapping[str, Instruction], computations) -> float:
   """The bytes of an array that a fusion reads of it."""
+  if inner[name].root:
+    return math.inf
   total = 0
   for user in inner.values():
     if name in user.operands:
       if user.opcode == 'bitcast':
-        total += used(user.name, inner)
+        total += used(user.name, inner, computations)
+      elif user.opcode == 'fusion':
+        within = computations[user.called('calls')[0]]
+        places = [i for i in within.values() if i.opcode == 'parameter']
+        same = [i.name for i in places if user.operands[int(i.inside)] == name]
+        total += sum(used(other, within, computations) for other in same)
       elif user.opcode in SLICES and user.operands[0] == name:
         total += sum(sizes(user.shape))
       elif user.opcode == 'dynamic-update-slice' and user.operands[0] == name:
@@ -274,9 +285,10 @@ def written(each: Instruction, there: Mapping[str, Instruction], inner) -> float
     return 0
   root = next((i for i in inner.values() if i.root), each)
   within = inner or there
-  outputs = [within.get(n) for n in root.operands] if root.opcode == 'tuple' else [root]
-  total = 0
-  for size, output in zip(sizes(each.shape, hbm=True), outputs, strict=False):
+  arrays, total = sizes(each.shape, hbm=True), 0
+  several = root.opcode == 'tuple'
+  outputs = [within.get(n) for n in root.operands] if several else [root] * len(arrays)
+  for size, output in zip(arrays, outputs, strict=False):
     updates = output is not None and output.opcode == 'dynamic-update-slice'
     total += min(size, sum(sizes(within[output.operands[1]].shape))) if updates else size
   return total

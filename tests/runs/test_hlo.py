@@ -75,7 +75,43 @@ ENTRY %main (w: bf16[3,8,128]) -> bf16[3,8,128] {
 
 
 def test_a_kernel_fetched_into_fast_memory_in_slices_is_read_once():
-  assert hlo.cost(PREFETCHED).bytes == (1 + 1) * 3 * 8 * 128 * 2  # Read, and the result written.
+  found = hlo.cost(PREFETCHED)
+  assert found.bytes == (1 + 1) * 3 * 8 * 128 * 2  # Read, and the result written.
+  assert found.silent == {}
+
+
+NESTED = """HloModule jit_h, is_scheduled=true
+
+%cut (q: bf16[5,8,128], i: s32[]) -> bf16[1,8,128] {
+  %q = bf16[5,8,128]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %i = s32[]{:T(128)} parameter(1)
+  ROOT %slice = bf16[1,8,128]{2,1,0:T(8,128)(2,1)} dynamic-slice(%q, %i), dynamic_slice_sizes={1,8,128}
+}
+
+%outer (q.1: bf16[5,8,128], i.1: s32[]) -> (f32[1,8,128], f32[8]) {
+  %q.1 = bf16[5,8,128]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %i.1 = s32[]{:T(128)} parameter(1)
+  %part = bf16[1,8,128]{2,1,0:T(8,128)(2,1)} fusion(%q.1, %i.1), kind=kLoop, calls=%cut
+  %wide = f32[1,8,128]{2,1,0:T(8,128)} convert(%part)
+  %zero = f32[]{:T(128)} constant(0)
+  %sum = f32[8]{0:T(128)} reduce(%wide, %zero), dimensions={0,2}
+  ROOT %both = (f32[1,8,128]{2,1,0:T(8,128)}, f32[8]{0:T(128)}) tuple(%wide, %sum)
+}
+
+ENTRY %main (w: bf16[5,8,128], n: s32[]) -> (f32[1,8,128], f32[8]) {
+  %w = bf16[5,8,128]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %n = s32[]{:T(128)} parameter(1)
+  %one = (f32[1,8,128]{2,1,0:T(8,128)}, f32[8]{0:T(128)}) fusion(%w, %n), kind=kOutput, calls=%outer
+  %x = f32[1,8,128]{2,1,0:T(8,128)} get-tuple-element(%one), index=0
+  %y = f32[8]{0:T(128)} get-tuple-element(%one), index=1
+  ROOT %all = (f32[1,8,128]{2,1,0:T(8,128)}, f32[8]{0:T(128)}) all-reduce(%x, %y), channel_id=1
+}
+"""
+
+
+def test_of_an_array_that_a_fusion_inside_a_fusion_slices_the_slice_is_read():
+  slices, number, results = 8 * 128 * 2, 4, 8 * 128 * 4 + 8 * 4
+  assert hlo.cost(NESTED).bytes == slices + number + results + 2 * results  # And what is summed.
 
 
 def test_a_loop_whose_end_is_not_to_be_seen_counts_once_and_says_so():
