@@ -142,7 +142,7 @@ def cut(shape: tuple[int, ...], mesh: Mesh, axes: Mapping[int, str]) -> NamedSha
 
 
 def zero1(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-  """Every device holds the whole array, but the moments of it are cut (`MOMENTS`)."""
+  """Every device holds the whole array, unless it is trained: then it is cut (`TRAINED`)."""
   return replicate(path, shape, mesh)
 
 
@@ -158,8 +158,9 @@ def over_all(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 # What a rule of config.sharding may name: (path, shape, mesh) -> where it lies.
 MODES = dict(fsdp=fsdp, replicate=replicate, columns=columns, rows=rows, tensor=tensor, zero1=zero1)
-# The same for the moments of the optimiser (zero1: Rajbhandari et al., 2019, arXiv:1910.02054).
-MOMENTS = MODES | dict(zero1=over_all)
+# The same for what is trained (zero1: Rajbhandari et al., 2019, arXiv:1910.02054: the weights in
+# float32 are of the optimiser's state; a step gathers them in the dtype that it computes in).
+TRAINED = MODES | dict(zero1=over_all)
 
 
 def of_params(
@@ -212,16 +213,11 @@ def placer(mesh: Mesh, rules: Rules = FSDP) -> Callable[[str, np.ndarray], jax.A
 
 
 def of_state(state, mesh: Mesh, rules: Rules = FSDP):
-  """Shardings for a whole (abstract) state.
-
-  Averages lie as their parameter does, and so do moments, unless they alone are cut (`MOMENTS`).
-  """
-  by_path = of_params(state.params, mesh, rules)
-  moments = of_params(state.params, mesh, rules, MOMENTS)
+  """Shardings for a whole (abstract) state: averages and moments lie as their parameter does."""
+  places = of_params(state.params, mesh, rules, TRAINED)
 
   def place(path, leaf):
     name = getattr(path[-1], 'key', None)
-    places = moments if getattr(path[0], 'name', None) == 'opt' else by_path
     same = name in places and leaf.shape == state.params[name].shape
     return places[name] if same else replicated(mesh)
 

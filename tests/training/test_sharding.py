@@ -100,6 +100,10 @@ print(json.dumps(dict(
   gap_accumulated=gap(lone.params, summed.params),
   gap_zero1=gap(one.params, zero1.params),
   shards_zero1={k: leaf.addressable_shards[0].data.shape for k, leaf in zero1.params.items()},
+  frozen_zero1={
+    k: place.is_fully_replicated
+    for k, place in sharding.of_params(train, eight, [('.*', 'zero1')]).items()
+  },
   moments_zero1={
     path[-1].key: leaf.addressable_shards[0].data.shape
     for path, leaf in jax.tree_util.tree_flatten_with_path(zero1.opt)[0]
@@ -142,9 +146,13 @@ def test_large_parameters_are_cut_over_fsdp_and_small_ones_are_whole(answers):
   assert answers['shards'] == dict(wide=[4, 2048], back=[2048, 4], bias=[4096], mu=[])
 
 
-def test_zero1_cuts_the_moments_over_all_devices_and_leaves_the_parameters_whole(answers):
-  assert answers['shards_zero1'] == dict(wide=[4, 4096], back=[4096, 4], bias=[4096], mu=[])
-  assert answers['moments_zero1'] == dict(wide=[4, 512], back=[512, 4], bias=[4096], mu=[])
+def test_zero1_cuts_what_is_trained_over_all_devices(answers):
+  assert answers['shards_zero1'] == dict(wide=[4, 512], back=[512, 4], bias=[4096], mu=[])
+  assert answers['moments_zero1'] == answers['shards_zero1']
+
+
+def test_zero1_leaves_what_is_frozen_whole(answers):
+  assert answers['frozen_zero1'] == dict(wide=True, back=True, bias=True, mu=True)
 
 
 def test_chips_of_the_tensor_axis_share_examples_and_cut_pairs_of_layers(answers):
