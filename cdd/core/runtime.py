@@ -13,8 +13,8 @@ import jax
 
 # Environment variable -> a flag of XLA; CDD_XLA_FLAGS=off sets none (docs/performance.md).
 # XLA's CPU backend hands convolutions to a library whose weight gradient is up to three times
-# slower than its own. Its TPU backend computes a gradient that chips share in turns, one for each
-# chip's part of the kernel, which fills a fraction of the matrix unit; above so many MiB alone.
+# slower than its own. Its TPU backend computes large gradients that chips share in turns, one for
+# each chip's part of a kernel, which fill a fraction of the matrix unit; none is as large as this.
 FLAGS = dict(
   XLA_FLAGS='--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION',
   LIBTPU_INIT_ARGS='--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000',

@@ -13,8 +13,8 @@ from typing import NamedTuple
 COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 # What reads no more of its first operand than its result holds.
 SLICES = frozenset(('slice', 'dynamic-slice', 'gather'))
-# A custom call that names slices which lie side by side already.
-NAMED = 'ConcatBitcast'
+# A custom call that does nothing: it names slices which lie side by side already as one array.
+EMPTY = 'ConcatBitcast'
 # Names of what is there already, or is nothing.
 FREE = frozenset(
   (
@@ -223,7 +223,7 @@ def silent(each: Instruction) -> Counter:
   """The target of a custom call that has no estimate and makes something."""
   target = re.search(r'custom_call_target="([^"]+)"', each.rest)
   works = each.opcode == 'custom-call' and each.operands and not each.cycles
-  return Counter({target[1]: 1} if target and works and target[1] != NAMED else {})
+  return Counter({target[1]: 1} if target and works and target[1] != EMPTY else {})
 
 
 def read(each: Instruction, there: Mapping[str, Instruction], inner, computations) -> float:

@@ -181,7 +181,8 @@ def training(config, prior: diffusers.Pretrained, resolution, devices: list) -> 
   }
   params = {**train, **frozen}
   numbers = config.data.batch_size, count(train), count(params)
-  return Part(step.update, arguments, *numbers, sharding.whole(params, mesh, config.sharding))
+  whole = sharding.whole(params, mesh, config.sharding, trained=train)
+  return Part(step.update, arguments, *numbers, whole)
 
 
 def sampling(config, prior: diffusers.Pretrained, resolution, devices: list, steps: int) -> Part:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -181,15 +181,19 @@ def of_params(
   }
 
 
-def whole(params, mesh: Mesh, rules: Rules = FSDP) -> str:
+def whole(params, mesh: Mesh, rules: Rules = FSDP, *, trained: Iterable[str] = ()) -> str:
   """What to say of parameters that every chip holds whole though the mesh shares them.
 
   Empty where nothing is shared, or where that is at most 1 % of their bytes; else the share and
   the largest of them.
+
+  Args:
+    trained: the paths of those that are trained.
   """
   if parts(mesh) == mesh.shape['data'] and mesh.shape['tensor'] == 1:
     return ''
-  places = of_params(params, mesh, rules)
+  learnt = {path: params[path] for path in trained}
+  places = of_params(params, mesh, rules) | of_params(learnt, mesh, rules, TRAINED)
   size = {path: math.prod(leaf.shape) * leaf.dtype.itemsize for path, leaf in params.items()}
   left = [path for path in params if places[path].is_fully_replicated]
   share = sum(size[path] for path in left) / max(1, sum(size.values()))

@@ -202,6 +202,9 @@ def test_of_stable_diffusion_almost_nothing_lies_whole_on_every_chip(family, mod
 def test_parameters_that_every_chip_holds_whole_are_named(places):
   params = dict(odd=np.zeros((333, 7), np.float32), even=np.zeros((1024, 64), np.float32))
   assert not sharding.whole(params, mesh(data=8))  # Nothing is shared.
+  zero1 = (('.*', 'zero1'),)
+  assert sharding.whole(params, mesh(fsdp=8), zero1, trained=params).startswith('3.4%')
+  assert sharding.whole(params, mesh(fsdp=8), zero1).startswith('100.0%')
   said = sharding.whole(params, mesh(fsdp=8))
   assert said.startswith('3.4% of the parameters lie whole on every chip') and 'odd 0.0 MiB' in said
   assert 'even' not in said
