@@ -8,12 +8,14 @@ says that kernels of the compiler's own run besides, to which it gives no cycles
 
 import argparse
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from cdd.models.ops import attention, flash, upsampling
+from cdd.models.ops import attention, flash, rows, upsampling
 from cdd.runs import hlo, topologies
 
 # Images, positions, heads, positions that are attended to: at 512 px.
@@ -23,6 +25,9 @@ UPSAMPLERS = (
   *((1, 16, 1280), (1, 32, 640), (4, 16, 1280), (4, 32, 640), (8, 16, 1280), (16, 32, 640)),
   *((1, 64, 512), (1, 128, 512), (1, 256, 256)),  # The autoencoder's.
 )
+# Images and pixels of a side of a ControlNet's hint network, its channels and strides.
+HINTS = ((1, 512), (8, 512), (1, 1024))
+WIDTHS, STRIDES = (3, 16, 16, 32, 32, 96, 96, 256, 320), (1, 1, 2, 1, 2, 1, 2, 1)
 WAYS = dict(
   all_scores=attention.at_once,
   heads_in_turns=attention.by_head,
@@ -61,6 +66,22 @@ def with_gradient_of_input(function: Callable) -> Callable:
   return run
 
 
+def with_gradients_of_weights(function: Callable) -> Callable:
+  """The same for all arrays but the first, as where they are trained."""
+
+  def run(x, *arrays):
+    out, pull = jax.vjp(lambda *weights: function(x, *weights), *arrays[:-1])
+    return out, pull(arrays[-1])
+
+  return run
+
+
+def hint_network(group: int, x: jax.Array, *kernels: jax.Array) -> jax.Array:
+  """A hint network without biases, so many pixels of a row together at its start."""
+  layers = [(kernel, jnp.zeros(kernel.shape[-1], kernel.dtype)) for kernel in kernels]
+  return rows.by_groups(x, *layers, strides=STRIDES, group=group)
+
+
 def show(device, name: str, function: Callable, gradients: Callable, shapes, out) -> None:
   forward, both = cost(device, function, *shapes), cost(device, gradients(function), *shapes, out)
   print(f'{name:<48} forward {forward}   with gradients {both}', flush=True)
@@ -84,6 +105,13 @@ def main(topology: str, only: str) -> None:
       out = (b, 2 * side, 2 * side, width)
       if said.startswith(only):
         show(device, said, way, with_gradient_of_input, shapes, out)
+  for b, side in HINTS:
+    shapes = (b, side, side, 3), *((3, 3, *pair) for pair in pairwise(WIDTHS))
+    for group in (1, 8):
+      said = f'hint network {b} x {side}x{side}, groups of {group}'
+      out = (b, side // 8, side // 8, WIDTHS[-1])
+      if said.startswith(only):
+        show(device, said, partial(hint_network, group), with_gradients_of_weights, shapes, out)
 
 
 if __name__ == '__main__':

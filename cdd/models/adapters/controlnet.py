@@ -7,7 +7,7 @@ from cdd.core.registry import choose
 from cdd.core.types import Array, Condition
 from cdd.models.adapters.adapter import joined
 from cdd.models.blocks import conv
-from cdd.models.ops.activations import silu
+from cdd.models.ops import rows
 from cdd.models.time import Time
 from cdd.models.unet import Encoder, Features, UNetConfig, skip_channels
 
@@ -25,10 +25,7 @@ class HintNetwork(nnx.Module):
     self.conv_out = conv(widths[-1], outputs, 3, zero=True, dtype=dtype, rngs=rngs)
 
   def __call__(self, image: Array) -> Array:
-    x = silu(self.conv_in(image))
-    for block in self.blocks:
-      x = silu(block(x))
-    return self.conv_out(x)
+    return rows.chain([self.conv_in, *self.blocks, self.conv_out], image)
 
 
 class ControlNet(Encoder):
