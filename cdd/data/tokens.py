@@ -182,7 +182,7 @@ def train(captions: Iterable[str], folder: Path, *, vocab_size: int, length: int
   vocab = {token: number for number, token in enumerate([*names, START, END])}
   folder = Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  (folder / 'vocab.json').write_text(json.dumps(vocab, ensure_ascii=False))
+  (folder / 'vocab.json').write_text(json.dumps(vocab, ensure_ascii=False, separators=(',', ':')))
   merges = [merge if isinstance(merge, str) else ' '.join(merge) for merge in model['merges']]
   (folder / 'merges.txt').write_text('\n'.join(['#version: 0.2', *merges]) + '\n')
   special = dict(bos_token=START, eos_token=END, unk_token=END, pad_token=END)
