@@ -79,7 +79,8 @@ def experiment(config, workdir: Path) -> Experiment:
   empty = (stream.tokenize or tokenize)('')
   make = partial(program, config, train=train, mesh=mesh, finish=stream.finish, empty=empty)
   step = make(networks)
-  if said := sharding.whole({**train, **frozen}, mesh, config.sharding, trained=train):
+  said = sharding.whole({**train, **frozen}, mesh, config.sharding, trained=train)
+  if said and jax.process_index() == 0:
     logging.warning(said)
   frozen = casts.held(frozen, prior.configs, config.model.dtype)
   frozen = jax.device_put(frozen, sharding.of_params(frozen, mesh, config.sharding))

@@ -107,7 +107,7 @@ class Checkpoints:
         'start anew.'
       )
     del faults[step]
-    for damaged, fault in faults.items():
+    for damaged, fault in faults.items() if jax.process_index() == 0 else ():
       logging.warning(
         'The checkpoint %s/%d is damaged: %s. Resuming from that of step %d.',
         self._folder,
