@@ -147,10 +147,11 @@ def searched(config, shapes, size, devices) -> dict:
     print(f'a batch of {number * unit}: {said}', flush=True)
     return plans[number]['peak_gib']
 
-  best = largest(peak, has)
+  best, sure = largest(peak, has)
   if not best:
     raise UserError(f'Not even a batch of {unit} fits. {planning.ADVICE}')
-  print(f'The largest batch that fits is {best * unit}.')
+  what = 'that fits' if sure else 'that was tried and fits (a larger one may fit too)'
+  print(f'The largest batch {what} is {best * unit}.')
   return plans[best]
 
 

@@ -343,6 +343,12 @@ def test_the_largest_batch_is_found_in_few_tries(most, bend):
     memory = 1 + 9 * number / (most + 0.5) * (1 + bend * min(1, number / (most + 0.5))) / (1 + bend)
     return memory if memory < 13 else None
 
-  found = largest(peak, 10)
-  assert found == most or (bend and 0.95 * most < found < most)
+  found, sure = largest(peak, 10)
+  assert found == most and sure or (bend and not sure and 0.95 * most < found <= most)
   assert len(set(tries)) == len(tries) <= 10
+
+
+def test_it_is_known_whether_a_larger_batch_was_seen_not_to_fit():
+  assert largest(lambda number: number, 10) == (10, True)
+  found, sure = largest(lambda number: number / 1000, 10)
+  assert found <= 4096 and not sure

@@ -5,7 +5,9 @@ from collections.abc import Callable
 TRIES = 10
 
 
-def largest(peak: Callable[[int], float | None], capacity: float, most: int = 4096) -> int:
+def largest(
+  peak: Callable[[int], float | None], capacity: float, most: int = 4096
+) -> tuple[int, bool]:
   """The largest number whose peak is within a capacity; 0 if not even 1 is.
 
   Memory grows about linearly with the batch: each try is where the line through the last two that
@@ -16,7 +18,7 @@ def largest(peak: Callable[[int], float | None], capacity: float, most: int = 40
     most: beyond which nothing is tried.
 
   Returns:
-    It; if the tries do not suffice, the largest that was seen to fit.
+    It, and whether the next one was seen not to fit; if not, a larger one may.
   """
   known, beyond, number = {}, most + 1, 1
   for _ in range(TRIES):
@@ -29,7 +31,8 @@ def largest(peak: Callable[[int], float | None], capacity: float, most: int = 40
     if beyond - best <= 1:
       break
     number = next_one(known, beyond, capacity)
-  return max(known, default=0)
+  best = max(known, default=0)
+  return best, beyond == best + 1 <= most
 
 
 def next_one(known: dict[int, float], beyond: int, capacity: float) -> int:
