@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -48,6 +49,14 @@ def check(run, arrays, *, atol: float, slopes_atol: float) -> None:
 @pytest.mark.parametrize('fast', [2**30, 2 * 3 * 300 * 200 * 4, 1])
 def test_attention_in_turns_and_its_gradients_are_the_formulas(fast):
   check(partial(attention.in_turns, fast=fast), inputs(), atol=3e-6, slopes_atol=2e-5)
+
+
+def test_the_gradient_takes_half_as_many_queries_in_a_turn():
+  run = lambda *arrays: attention.in_blocks(*arrays, 256)
+  arrays = inputs(b=1, h=2, n=512, m=200)
+  check(run, arrays, atol=3e-6, slopes_atol=2e-5)
+  text = str(jax.make_jaxpr(lambda *a: jax.vjp(run, *a)[1](a[0]))(*arrays))
+  assert re.findall(r'length=(\d+)', text) == ['2', '4']
 
 
 def test_attention_is_the_same_in_turns_of_heads_or_images_and_at_once():
